@@ -1,0 +1,297 @@
+"""What a run is: plain dataclasses, every range checked here, before any work starts.
+
+Nothing in this file imports torch, so that help and wrong input are answered at once. The values come from
+`conf/` (through Hydra, in `cli.py`) or from a run's own `config.yaml`; both are plain dictionaries here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+GRANULARITIES = ("weight", "filter")
+SCOPES = ("global", "layer")
+BUDGETS = ("params", "macs")
+PHASES = ("dense", "prune", "finetune")
+SCHEDULES = ("constant", "linear", "cosine", "step")
+# Keys that cannot change a result: they stay out of a run's identity.
+INCIDENTAL = ("device", "data_dir", "output_dir", "threads", "dataset.options.workers")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be run; the message is one line: key, value, what is allowed."""
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Raises ConfigError `key=value: allowed` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key}={value}: {allowed}")
+
+
+def one_of(key: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ConfigError unless `value` is among `choices`, naming the nearest one."""
+    names = list(choices)
+    if value not in names:
+        near = difflib.get_close_matches(str(value), names, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"{key}={value}: choose one of {', '.join(names)}{hint}")
+
+
+def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
+    """The object that `name` stands for: a built-in's short name, or a user's `package.module:Attribute`.
+
+    Raises ConfigError when the name is unknown, or its module or attribute is not there.
+    """
+    if ":" not in name:
+        one_of(key, name, builtin)
+        name = builtin[name]
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # the user's module is there; something that it imports is not
+        raise ConfigError(
+            f"{key}={name}: no module named {error.name}; put it beside the YAML file, in the --config-dir folder"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"{key}={name}: {module} has no {attribute}") from error
+
+
+def _convert(value: Any, kind: Any, key: str) -> Any:
+    """`value` as the annotated type `kind`, or a ConfigError that names what is expected."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), key)
+    if is_dataclass(kind):
+        return build(typing.cast(type, kind), value, key)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), key, value, "expected a list, such as [1,2]")
+        return tuple(_convert(item, arguments[0], key) for item in value)
+    if origin is dict or kind is dict:
+        require(isinstance(value, Mapping), key, value, "expected a mapping")
+        return dict(value)
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(number and abs(value) < float("inf"), key, value, "expected a finite number")
+        return float(value)
+    words = {int: "a whole number", bool: "true or false", str: "a word"}
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    require(right, key, value, f"expected {words[kind]}")
+    return value
+
+
+def build(cls: Callable[..., T], values: Any, key: str = "") -> T:
+    """A dataclass `cls` from a mapping, with types converted and unknown or missing keys refused.
+
+    The class checks its own ranges in `__post_init__`. Raises ConfigError; `key` prefixes the names in it.
+    """
+    require(isinstance(values, Mapping), key, values, "expected a mapping")
+    prefix = f"{key}." if key else ""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(typing.cast(Any, cls))}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise ConfigError(
+                f"{prefix}{name}={values[name]}: no such key; {key or 'the config'} takes {', '.join(known)}"
+                + (f" (did you mean {prefix}{near[0]}?)" if near else "")
+            )
+    converted = {}
+    for name, declared in known.items():
+        if name in values:
+            converted[name] = _convert(values[name], hints[name], f"{prefix}{name}")
+        elif declared.default is MISSING and declared.default_factory is MISSING:
+            raise ConfigError(f"{prefix}{name}: missing; give it a value")
+    return cls(**converted)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry of an open group (dataset, model, method): built in, or a user's class.
+
+    `label` is what the user typed and the tables show, `name` a built-in or `package.module:Class`, and
+    `options` everything else in its YAML file, handed to the class as keyword arguments.
+    """
+
+    label: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is counted, and the guard against layer collapse.
+
+    `exclude` names layers that are neither pruned nor counted (`first` and `last` stand for those).
+    """
+
+    name: str = "params"
+    min_units: int = 1
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        one_of("budget", self.name, BUDGETS)
+        require(self.min_units >= 0, "budget.min_units", self.min_units, "0 or more")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How one phase trains: epochs, peak learning rate, and the rate's course over the phase.
+
+    `warmup` is the share of the phase in which the rate rises linearly; `milestones` are the epochs at which
+    the `step` schedule divides it by ten.
+    """
+
+    epochs: int
+    lr: float
+    schedule: str
+    warmup: float
+    milestones: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are trained: the optimizer, and three phases (`Phase`) spelled out flat."""
+
+    name: str
+    batch_size: int
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    dense_epochs: int = 0
+    dense_lr: float = 0.1
+    dense_schedule: str = "cosine"
+    dense_warmup: float = 0.0
+    dense_milestones: tuple[int, ...] = ()
+    prune_epochs: int = 0
+    prune_lr: float = 0.01
+    prune_schedule: str = "cosine"
+    prune_warmup: float = 0.0
+    prune_milestones: tuple[int, ...] = ()
+    finetune_epochs: int = 0
+    finetune_lr: float = 0.01
+    finetune_schedule: str = "cosine"
+    finetune_warmup: float = 0.0
+    finetune_milestones: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "recipe.batch_size", self.batch_size, "2 or more (batch norm needs two)")
+        one_of("recipe.optimizer", self.optimizer, ("sgd", "adam"))
+        one_of("recipe.precision", self.precision, ("float32", "bfloat16"))
+        require(0 <= self.momentum < 1, "recipe.momentum", self.momentum, "at least 0 and below 1")
+        require(self.weight_decay >= 0, "recipe.weight_decay", self.weight_decay, "0 or more")
+        smooth = self.label_smoothing
+        require(0 <= smooth < 1, "recipe.label_smoothing", smooth, "at least 0 and below 1")
+        for name in PHASES:
+            phase = self.phase(name)
+            require(phase.epochs >= 0, f"recipe.{name}_epochs", phase.epochs, "0 or more")
+            require(phase.lr > 0, f"recipe.{name}_lr", phase.lr, "above 0")
+            one_of(f"recipe.{name}_schedule", phase.schedule, SCHEDULES)
+            require(0 <= phase.warmup < 1, f"recipe.{name}_warmup", phase.warmup, "at least 0 and below 1")
+            rising = all(a < b for a, b in zip((0, *phase.milestones), phase.milestones))
+            require(rising, f"recipe.{name}_milestones", list(phase.milestones), "rising epochs above 0")
+
+    def phase(self, name: str) -> Phase:
+        """The settings of the phase `name`, one of PHASES."""
+        return Phase(*(getattr(self, f"{name}_{f.name}") for f in fields(Phase)))
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `sparsity` is the share of the budgeted cost that is removed, 0 <= sparsity < 1."""
+
+    dataset: Choice
+    model: Choice
+    method: Choice
+    granularity: str
+    scope: str
+    budget: Budget
+    sparsity: float
+    recipe: Recipe
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    data_dir: str = "data"
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        one_of("granularity", self.granularity, GRANULARITIES)
+        one_of("scope", self.scope, SCOPES)
+        require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "at least 0 and below 1")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        require(self.threads >= 0, "threads", self.threads, "0 (torch decides) or more")
+
+    @property
+    def run_id(self) -> str:
+        """The run's folder below `output_dir`; the same for every config that gives the same result."""
+        run = "-".join(
+            [self.method.label, self.granularity, self.scope, self.budget.name, f"{self.sparsity:g}", f"s{self.seed}"]
+        )
+        return f"{self._pair}/{run}-{_hash8(self.identity())}"
+
+    @property
+    def dense_id(self) -> str:
+        """The folder of the dense network below `output_dir`, shared by all runs that start from it."""
+        return f"dense/{self._pair}-s{self.seed}-{_hash8(self.dense_identity())}"
+
+    @property
+    def _pair(self) -> str:
+        return f"{self.dataset.label}-{self.model.label}"
+
+    def identity(self) -> dict[str, Any]:
+        """All that can change the result, as plain values (INCIDENTAL keys are left out)."""
+        values = asdict(self)
+        for path in INCIDENTAL:
+            *parents, last = path.split(".")
+            inner = values
+            for parent in parents:
+                inner = inner[parent]
+            inner.pop(last, None)
+        return values
+
+    def dense_identity(self) -> dict[str, Any]:
+        """All that can change the dense network."""
+        everything = self.identity()
+        recipe = {
+            key: value
+            for key, value in everything["recipe"].items()
+            if key != "name" and not key.startswith(("prune_", "finetune_"))
+        }
+        return {key: everything[key] for key in ("dataset", "model", "seed")} | {"recipe": recipe}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in `config.yaml`; `from_dict` reads them back."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A checked Config. Raises ConfigError with one line on the first thing that is wrong."""
+    return build(Config, values)
+
+
+def _hash8(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def expand(path: str) -> str:
+    """`path` with ~ and environment variables expanded."""
+    return os.path.expandvars(os.path.expanduser(path))

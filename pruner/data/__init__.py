@@ -1,0 +1,120 @@
+"""Image sets by name: `load` gives the training and the test images of one dataset.
+
+Importing this package imports no torch, so that the command line answers at once; `load` does.
+
+A user's own dataset is `package.module:Name`, a function that gives an ImageData or a class that is one:
+
+    class Blobs(ImageData):
+        def __init__(self, *, data_dir: Path, device: torch.device, size: int = 8) -> None:
+            super().__init__(name="blobs", classes=2, ...)
+
+The keyword arguments other than `data_dir` and `device` are the keys that its YAML file may set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pruner.config import Choice, ConfigError, convert, expand, require
+from pruner.options import bind, resolve
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BUILTIN = {
+    "digits": "pruner.data.sources:digits",
+    "mnist": "pruner.data.sources:mnist",
+    "fashion_mnist": "pruner.data.sources:fashion_mnist",
+    "cifar10": "pruner.data.sources:cifar10",
+    "cifar100": "pruner.data.sources:cifar100",
+    "synthetic": "pruner.data.sources:synthetic",
+    "imagefolder": "pruner.data.folder:imagefolder",
+}
+
+
+class ImageSet(Protocol):
+    """Labelled images that come in batches, ready for the network."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over the set: images float32 [B, C, H, W], normalised, channels_last; labels int64 [B].
+
+        Without a seed (evaluation): in order, and the last batch may be smaller. With a seed (training):
+        shuffled and augmented by that seed alone, the same on every device, and what does not fill a batch is
+        left out, for batch norm must not see a batch of one; a set smaller than a batch comes whole.
+        Raises ValueError for `augment` without a seed.
+        """
+        ...
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches one shuffled pass has."""
+        ...
+
+    def split(self, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+        """(the rest, the held-out `share`): disjoint, complete, each class in proportion, the same for a seed.
+
+        Raises ValueError when one of the two would be empty.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A dataset. `mean` and `std` are per channel, for pixels from 0 to 1; `labels` are the class names."""
+
+    name: str
+    classes: int
+    labels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: ImageSet
+    test: ImageSet
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.classes:
+            raise ValueError(f"{self.name}: {self.classes} classes, but {len(self.labels)} labels")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        return self.train.shape
+
+
+def load(choice: Choice, data_dir: str, device: torch.device | str) -> ImageData:
+    """The dataset that `choice` names, on `device`; files are looked for, and kept, in `data_dir`.
+
+    Every dataset takes the option `validation`: above 0, that share of the training images is held out and
+    stands in for the test images, so that settings can be tuned without a look at the test set.
+    Raises ConfigError for an unknown name, a wrong option, and files that are missing or wrong.
+    """
+    import torch
+
+    factory = resolve("dataset", choice.name, BUILTIN)
+    options = dict(choice.options)
+    validation = convert(options.pop("validation", 0.0), float, "dataset.validation")
+    require(0 <= validation < 1, "dataset.validation", validation, "at least 0 and below 1")
+    options = bind("dataset", choice.label, factory, options, ("data_dir", "device"))
+    data = factory(data_dir=Path(expand(data_dir)), device=torch.device(device), **options)
+    require(isinstance(data, ImageData), "dataset", choice.name, f"gives {type(data).__name__}, expected ImageData")
+    return _hold_out(data, validation) if validation else data
+
+
+def _hold_out(data: ImageData, share: float) -> ImageData:
+    """`data` with a fixed `share` of its training images in the place of the test images."""
+    try:
+        train, test = data.train.split(share, seed=0)
+    except ValueError as error:
+        raise ConfigError(f"dataset.validation={share}: {error}") from error
+    return ImageData(data.name, data.classes, data.labels, data.mean, data.std, train, test)

@@ -1,0 +1,138 @@
+"""Any tree of class folders, such as ImageNet: decoded by worker processes, normalised on the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
+
+from pruner.config import ConfigError, expand, require
+from pruner.data import ImageData
+from pruner.data.imageset import (
+    normalise,
+    per_channel,
+    seed_of,
+    steps_per_pass,
+    stratified_split,
+    visiting_order,
+)
+from pruner.data.paths import EXPECTED, check_folder
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Sample = tuple[str, int]
+Transform = Callable[[Image.Image], Tensor]
+
+
+class _Decoded(Dataset[tuple[Tensor, int]]):
+    """Samples decoded to uint8 [3, H, W] on the CPU; lives in the worker processes, so it holds no device tensor."""
+
+    def __init__(self, samples: tuple[Sample, ...], transform: Transform, seed: int | None) -> None:
+        self.samples, self.transform, self.seed = samples, transform, seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        image = default_loader(path)
+        if self.seed is None:
+            return self.transform(image), label
+        # torchvision's transforms draw from the global generator. Seeding it for each image makes the result
+        # the same for any number of workers; the fork puts it back for whoever else uses it in this process.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed_of(self.seed, index))
+            return self.transform(image), label
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSet:
+    """An ImageSet of files, each with its label. `augmented` and `plain` decode to uint8 [3, size, size]."""
+
+    samples: tuple[Sample, ...]
+    image_size: int
+    augmented: Transform
+    plain: Transform
+    workers: int
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return 3, self.image_size, self.image_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def steps(self, batch_size: int) -> int:
+        return steps_per_pass(len(self), batch_size)
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        if augment and seed is None:
+            raise ValueError("augmentation needs a seed")
+        # Also without a seed, so that the loader does not draw its own from the global generator.
+        generator = torch.Generator().manual_seed(seed_of(seed or 0))
+        order = visiting_order(len(self), batch_size, None if seed is None else generator)
+        loader = DataLoader(
+            _Decoded(self.samples, self.augmented if augment else self.plain, seed),
+            batch_sampler=[part.tolist() for part in order.split(batch_size)],
+            num_workers=min(self.workers, os.cpu_count() or 1),
+            pin_memory=self.device.type == "cuda",
+            generator=generator,
+        )
+        mean, std = (per_channel(values, self.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        for images, labels in loader:
+            images = images.to(self.device, non_blocking=True)
+            yield normalise(images, mean, std), labels.to(self.device, non_blocking=True)
+
+    def split(self, share: float, seed: int) -> tuple[FolderSet, FolderSet]:
+        labels = torch.tensor([label for _, label in self.samples])
+        rest, held_out = stratified_split(labels, share, seed)
+        return self._only(rest), self._only(held_out)
+
+    def _only(self, chosen: Tensor) -> FolderSet:
+        return replace(self, samples=tuple(self.samples[index] for index in chosen.tolist()))
+
+
+def imagefolder(
+    *,
+    data_dir: Path,
+    device: torch.device,
+    root: str,
+    image_size: int = 224,
+    resize: int = 256,
+    workers: int = 4,
+    flip: bool = True,
+) -> ImageData:
+    """The images in `root`/train/<class>/ and `root`/val/<class>/, in ImageNet's usual preparation.
+
+    Training: a random crop of 8% to 100% of the area, scaled to `image_size`, mirrored half of the time if `flip`.
+    Testing: the shorter side scaled to `resize`, the middle `image_size` cut out. `workers` processes decode; the
+    images do not depend on their number. Raises ConfigError when the tree is not as described.
+    """
+    require(image_size >= 1, "dataset.image_size", image_size, "1 or more")
+    require(resize >= image_size, "dataset.resize", resize, f"image_size ({image_size}) or more")
+    require(workers >= 0, "dataset.workers", workers, "0 or more")
+    labels = check_folder(root)
+    mirror = [transforms.RandomHorizontalFlip()] if flip else []
+    augmented = transforms.Compose([transforms.RandomResizedCrop(image_size), *mirror, transforms.PILToTensor()])
+    plain = transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(image_size), transforms.PILToTensor()])
+    train, test = (
+        FolderSet(_samples(root, part), image_size, augmented, plain, workers, device) for part in ("train", "val")
+    )
+    return ImageData("imagefolder", len(labels), labels, IMAGENET_MEAN, IMAGENET_STD, train, test)
+
+
+def _samples(root: str, part: str) -> tuple[Sample, ...]:
+    try:
+        return tuple(ImageFolder(str(Path(expand(root)) / part)).samples)
+    except FileNotFoundError as error:  # a class folder without an image
+        raise ConfigError(f"dataset.root={root}: {' '.join(str(error).split())}; {EXPECTED}") from error

@@ -1,0 +1,32 @@
+"""What a tree of class folders must look like; without torch, so that a wrong path is answered at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pruner.config import ConfigError, expand, require
+
+EXPECTED = "expected a folder with train/<class>/*.jpg and val/<class>/*.jpg"
+
+
+def check_folder(root: str) -> tuple[str, ...]:
+    """The class names of the tree below `root`, in order: the folders of its train/, the same as those of its val/.
+
+    Raises ConfigError naming `dataset.root` when a folder is missing or the classes differ.
+    """
+    top = Path(expand(root))
+    require(top.is_dir(), "dataset.root", root, f"no such folder; {EXPECTED}")
+    train, val = (_classes(root, top, part) for part in ("train", "val"))
+    if train != val:
+        name = min(set(train) ^ set(val))
+        where, other = ("train", "val") if name in train else ("val", "train")
+        raise ConfigError(f"dataset.root={root}: {where}/{name} is there but {other}/{name} is not; {EXPECTED}")
+    return train
+
+
+def _classes(root: str, top: Path, part: str) -> tuple[str, ...]:
+    require((top / part).is_dir(), "dataset.root", root, f"no folder {part}/ in it; {EXPECTED}")
+    names = tuple(sorted(entry.name for entry in os.scandir(top / part) if entry.is_dir()))
+    require(len(names) > 0, "dataset.root", root, f"no class folders in {part}/; {EXPECTED}")
+    return names

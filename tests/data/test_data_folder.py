@@ -1,0 +1,164 @@
+"""Trees of class folders: the tree's check, decoding, and independence of the number of workers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pruner.config import Choice, ConfigError
+from pruner.data import ImageData, load
+from pruner.data.paths import check_folder
+
+CLASSES = ("cat", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for name in CLASSES:
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (20 + number, 26, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number}.png")
+    return root
+
+
+def get(root: Path, **options: Any) -> ImageData:
+    sizes = {"image_size": 12, "resize": 16, "workers": 0}
+    return load(Choice("f", "imagefolder", {"root": str(root), **sizes, **options}), "data", "cpu")
+
+
+def everything(batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_the_tree_becomes_a_dataset(tree: Path) -> None:
+    data = get(tree)
+    assert (data.name, data.classes, data.labels, data.shape) == ("imagefolder", 3, CLASSES, (3, 12, 12))
+    assert (len(data.train), len(data.test), data.train.steps(5)) == (18, 6, 3)
+    batches = list(data.test.batches(4))
+    assert [len(labels) for _, labels in batches] == [4, 2]
+    images, labels = everything(batches)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2] and labels.dtype == torch.int64
+    assert images.dtype == torch.float32 and batches[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_evaluation_scales_and_cuts_out_the_middle(tree: Path) -> None:
+    data = get(tree, resize=20)
+    images, _ = next(data.test.batches(1))
+    with Image.open(tree / "val" / "cat" / "0.png") as picture:  # 26 wide and 20 high: nothing to scale
+        pixels = torch.from_numpy(np.array(picture))[4:16, 7:19].permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
+    assert torch.allclose(images[0], (pixels - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_number_of_workers_changes_nothing(tree: Path, augment: bool) -> None:
+    alone, helped = (
+        everything(get(tree, workers=workers).train.batches(5, seed=11, augment=augment)) for workers in (0, 2)
+    )
+    assert torch.equal(alone[0], helped[0]) and torch.equal(alone[1], helped[1])
+    assert len(alone[1]) == 15
+
+
+def test_the_seed_decides(tree: Path) -> None:
+    train = get(tree).train
+
+    def one_pass(seed: int) -> torch.Tensor:
+        return everything(train.batches(5, seed=seed, augment=True))[0]
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = one_pass(11)
+    list(train.batches(5))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    assert torch.equal(first, one_pass(11)) and not torch.equal(first, one_pass(12))
+    with pytest.raises(ValueError, match="seed"):
+        next(train.batches(5, augment=True))
+
+
+def test_shuffling_alone_only_reorders(tree: Path) -> None:
+    train = get(tree).train
+    plain, shuffled = everything(train.batches(6))[0], everything(train.batches(6, seed=2))[0]
+    assert not torch.equal(plain, shuffled)
+    assert sorted(image.numpy().tobytes() for image in plain) == sorted(i.numpy().tobytes() for i in shuffled)
+
+
+def test_flip_can_be_turned_off(tree: Path) -> None:
+    straight, mirrored = (
+        everything(get(tree, flip=flip).train.batches(18, seed=5, augment=True))[0] for flip in (False, True)
+    )
+    flipped = [torch.equal(a.flip(-1), b) for a, b in zip(straight, mirrored, strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(straight, mirrored, strict=True)]
+    assert all(f or s for f, s in zip(flipped, same, strict=True)) and any(flipped) and any(same)
+
+
+def test_validation_holds_out_training_images(tree: Path) -> None:
+    data = get(tree, validation=1 / 3)
+    assert (len(data.train), len(data.test)) == (12, 6)
+    assert everything(data.test.batches(6))[1].tolist() == [0, 0, 1, 1, 2, 2]
+    parts = [everything(part.batches(18))[0] for part in (data.train, data.test)]
+    whole = everything(get(tree).train.batches(18))[0]
+    assert sorted(i.numpy().tobytes() for i in torch.cat(parts)) == sorted(i.numpy().tobytes() for i in whole)
+
+
+def folders(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ([], "no such folder"),
+        (["val/a"], "no folder train/ in it"),
+        (["train/a"], "no folder val/ in it"),
+        (["train", "val"], "no class folders in train/"),
+        (["train/a", "train/b", "val/a"], "train/b is there but val/b is not"),
+        (["train/a", "val/a", "val/c"], "val/c is there but train/c is not"),
+    ],
+)
+def test_a_wrong_tree_is_one_line(tmp_path: Path, names: list[str], problem: str) -> None:
+    root = folders(tmp_path / "top", *names)
+    with pytest.raises(ConfigError) as caught:
+        check_folder(str(root))
+    expected = f"dataset.root={root}: {problem}; expected a folder with train/<class>/*.jpg and val/<class>/*.jpg"
+    assert str(caught.value) == expected
+    with pytest.raises(ConfigError, match=problem):
+        get(root)
+
+
+def test_a_class_without_images_is_one_line(tmp_path: Path) -> None:
+    root = folders(tmp_path / "top", "train/a", "val/a")
+    with pytest.raises(ConfigError) as caught:
+        get(root)
+    assert str(caught.value).startswith(f"dataset.root={root}: ") and "\n" not in str(caught.value)
+
+
+def test_check_folder_gives_the_classes_and_reads_the_environment(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TREE", str(tree))
+    assert check_folder("$TREE") == CLASSES
+    assert get(Path("$TREE")).labels == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"image_size": 0}, "dataset.image_size=0: 1 or more"),
+        ({"resize": 11}, "dataset.resize=11: image_size (12) or more"),
+        ({"workers": -1}, "dataset.workers=-1: 0 or more"),
+        ({"workers": "four"}, "dataset.workers=four: expected a whole number"),
+    ],
+)
+def test_values_out_of_range_are_one_line(tree: Path, options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        get(tree, **options)
+    assert str(caught.value) == expected

@@ -1,0 +1,48 @@
+"""The networks that can be pruned. Importing this package does not import torch; building a model does.
+
+A model is any callable `factory(shape=(channels, height, width), classes=N, **options)` that returns an
+`nn.Module` from images [batch, channels, height, width] to logits [batch, classes]; `options` are the other
+keys of its YAML file. A user's own model is named `package.module:Class`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pruner.config import Choice, require
+from pruner.models.names import check_arch, torchvision_names
+from pruner.options import bind, resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["BUILTIN", "WITHOUT_FILTERS", "build", "check_arch", "torchvision_names"]
+
+BUILTIN = {
+    "lenet_300_100": "pruner.models.lenet:LeNet300",
+    "lenet5": "pruner.models.lenet:LeNet5",
+    "resnet20": "pruner.models.resnet:resnet20",
+    "resnet32": "pruner.models.resnet:resnet32",
+    "resnet56": "pruner.models.resnet:resnet56",
+    "resnet110": "pruner.models.resnet:resnet110",
+    "vgg16": "pruner.models.vgg:vgg16",
+    "vgg19": "pruner.models.vgg:vgg19",
+    "torchvision": "pruner.models.torchvision:torchvision_model",
+}
+
+# No convolution, so nothing to prune at granularity=filter.
+WITHOUT_FILTERS = frozenset({"lenet_300_100"})
+
+
+def build(choice: Choice, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The freshly initialised network `choice` for images of `shape` (channels, height, width).
+
+    Raises ConfigError for an unknown name, unknown, missing or wrong options, and images that it cannot take.
+    """
+    from torch import nn  # here, so that help and wrong input are answered without it
+
+    factory = resolve("model", choice.name, BUILTIN)
+    options = bind("model", choice.label, factory, choice.options, ("shape", "classes"))
+    model = factory(shape=tuple(shape), classes=classes, **options)
+    require(isinstance(model, nn.Module), "model", choice.name, f"gives a {type(model).__name__}, not an nn.Module")
+    return model

@@ -1,0 +1,100 @@
+"""The CIFAR ResNets of He et al. 2015 (arXiv:1512.03385, section 4.2): three stages of 16, 32 and 64 channels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruner.config import one_of, require
+
+
+class Subsample(nn.Module):
+    """He's option A, a shortcut without parameters: every second pixel, and zeros for the new channels.
+
+    [batch, channels, height, width] -> [batch, channels + extra, ceil(height/2), ceil(width/2)]. The zeros come
+    last, so that a channel keeps its number through all blocks.
+    """
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch norm, added to the shortcut; the second ReLU comes after the sum."""
+
+    def __init__(self, before: int, after: int, stride: int, shortcut: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            self.shortcut = Subsample(after - before) if shortcut == "pad" else _projection(before, after, stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.bn1(self.conv1(images)).relu()
+        return (self.bn2(self.conv2(hidden)) + self.shortcut(images)).relu()
+
+
+def _projection(before: int, after: int, stride: int) -> nn.Sequential:
+    """He's option B: a 1x1 convolution with batch norm."""
+    return nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+
+class ResNet(nn.Module):
+    """A ResNet of 6 * `blocks` + 2 layers. Images [batch, *shape] of any size -> logits [batch, classes].
+
+    `shortcut` is how a stage begins, `conv` (1x1 convolution and batch norm) or `pad` (no parameters); `width` is
+    the number of channels in the first stage. Raises ConfigError for other values.
+    """
+
+    def __init__(
+        self, blocks: int, shape: tuple[int, int, int], classes: int, shortcut: str = "conv", width: int = 16
+    ) -> None:
+        super().__init__()
+        one_of("model.shortcut", shortcut, ("conv", "pad"))
+        require(type(width) is int and width >= 1, "model.width", width, "a whole number, 1 or more")
+        self.conv1 = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(blocks, width, width, 1, shortcut)
+        self.layer2 = _stage(blocks, width, 2 * width, 2, shortcut)
+        self.layer3 = _stage(blocks, 2 * width, 4 * width, 2, shortcut)
+        self.fc = nn.Linear(4 * width, classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.bn1(self.conv1(images)).relu()
+        features = self.layer3(self.layer2(self.layer1(features)))
+        return self.fc(features.mean(dim=(2, 3)))
+
+
+def _stage(blocks: int, before: int, after: int, stride: int, shortcut: str) -> nn.Sequential:
+    first = Block(before, after, stride, shortcut)
+    return nn.Sequential(first, *(Block(after, after, 1, shortcut) for _ in range(blocks - 1)))
+
+
+def resnet20(shape: tuple[int, int, int], classes: int, shortcut: str = "conv", width: int = 16) -> ResNet:
+    """ResNet-20: 0.27M parameters and 40.8M multiply-adds on CIFAR-10. Arguments as in `ResNet`."""
+    return ResNet(3, shape, classes, shortcut, width)
+
+
+def resnet32(shape: tuple[int, int, int], classes: int, shortcut: str = "conv", width: int = 16) -> ResNet:
+    """ResNet-32: 0.47M parameters and 69.1M multiply-adds on CIFAR-10. Arguments as in `ResNet`."""
+    return ResNet(5, shape, classes, shortcut, width)
+
+
+def resnet56(shape: tuple[int, int, int], classes: int, shortcut: str = "conv", width: int = 16) -> ResNet:
+    """ResNet-56: 0.86M parameters and 125.7M multiply-adds on CIFAR-10. Arguments as in `ResNet`."""
+    return ResNet(9, shape, classes, shortcut, width)
+
+
+def resnet110(shape: tuple[int, int, int], classes: int, shortcut: str = "conv", width: int = 16) -> ResNet:
+    """ResNet-110: 1.73M parameters and 253.1M multiply-adds on CIFAR-10. Arguments as in `ResNet`."""
+    return ResNet(18, shape, classes, shortcut, width)

@@ -1,0 +1,147 @@
+"""Rows of numbers as CSV files: the columns, and exact, atomic writing and reading.
+
+What is written is read back equal: numbers stand in full (times in milliseconds), None is an empty cell. A
+file is there whole or not at all, so that a killed run never leaves half a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruner.config import ConfigError
+
+Row = dict[str, Any]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Column names from words."""
+    return tuple(text.split())
+
+
+COLUMNS = names("""
+    status error method dataset model granularity scope budget sparsity seed
+    achieved_sparsity params_total params_kept macs_total macs_kept
+    prunable_params_total prunable_params_kept prunable_macs_total prunable_macs_kept
+    dense_accuracy soft_accuracy hard_accuracy accuracy accuracy_top5
+    dense_epochs prune_epochs finetune_epochs dense_seconds prune_seconds finetune_seconds
+    quant_bits size_bytes latency_ms dense_latency_ms
+    device threads precision torch_version pruner_version commit run_id
+""")
+# sparsity: the soft masks' current share of the cost that is removed; undecided: share of units with a mask
+# between 0.05 and 0.95. Both are empty where a phase has no soft masks.
+EPOCH_COLUMNS = names("phase epoch seconds lr loss train_accuracy sparsity undecided")
+LAYER_COLUMNS = names("""
+    layer granularity units_total units_kept params_total params_kept macs_total macs_kept confidence diversity
+""")
+# Every other column holds numbers.
+TEXT = names("""
+    status error method dataset model granularity scope budget device precision torch_version pruner_version commit
+    run_id phase layer
+""")
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Puts `data` at `path` whole or not at all, also when the process is killed; makes missing folders.
+
+    The bytes go to a hidden file beside `path` that then takes its place. On an error the hidden file is
+    removed, what was at `path` stays, and the error goes on.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the tempfile module: its files cannot be read by anyone else, and results are shared.
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with hidden.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(hidden, path)
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+
+
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes `rows` as CSV with a header of `columns`, atomically. A column that a row lacks is left empty.
+
+    Text is put on one line; True and False have no place in a table and are left empty like None. Raises
+    KeyError for a column that is not among `columns`, TypeError for a value that is no number where one belongs.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        unknown = [name for name in row if name not in columns]
+        if unknown:
+            raise KeyError(f"no such column: {', '.join(unknown)}")
+        writer.writerow([_cell(name, row.get(name)) for name in columns])
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_row(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Writes one run's result (COLUMNS) as `write_table` does."""
+    write_table(path, COLUMNS, [values])
+
+
+def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
+    """The rows of a CSV file that `write_table` wrote: text, int, float, or None for an empty cell.
+
+    Raises ConfigError with one line that names the file when it is cut short, has other columns than
+    `columns` (their order is free), or has text where a number belongs; OSError when it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: not a CSV file ({error})") from error
+    if not text.endswith("\n"):
+        raise ConfigError(f"{path}: cut short, the last line has no end")
+    header, *body = lines
+    if sorted(header) != sorted(columns):
+        wrong = sorted(set(header) ^ set(columns)) or ["one column twice"]
+        raise ConfigError(f"{path}: other columns than expected ({', '.join(wrong[:5])})")
+    for number, line in enumerate(body, start=1):
+        if len(line) != len(header):
+            raise ConfigError(f"{path}: row {number} has {len(line)} cells, the header has {len(header)}")
+    try:
+        return [{name: _value(name, cell) for name, cell in zip(header, line, strict=True)} for line in body]
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def one_line(text: object) -> str:
+    """`text` on one line, without control characters and runs of blanks."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return ""
+    if name in TEXT:
+        return one_line(value)
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):  # float(): a NumPy float is one too, but its repr is not a number
+        return repr(round(float(value), 3) if name.endswith("seconds") else float(value))
+    raise TypeError(f"column {name}: expected a number, not {value!r}")
+
+
+def _value(name: str, cell: str) -> str | int | float | None:
+    if cell == "":
+        return None
+    if name in TEXT:
+        return cell
+    try:
+        return int(cell)
+    except ValueError:
+        pass
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise ValueError(f"{name}={cell}: expected a number") from error

@@ -1,0 +1,107 @@
+"""A run's network is rebuilt from tensors and JSON alone, and a network that does not fit is named."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pruner.config import ConfigError
+from pruner.results.store import load_model, save_model
+
+SOURCE = """
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, shape, classes, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(shape[0], width, 3)
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images):
+        return self.head(self.norm(self.conv(images)).mean(dim=(2, 3)))
+"""
+ARCHITECTURE = {
+    "label": "tiny",
+    "name": "a_users_network:Tiny",
+    "options": {"width": 5},
+    "shape": [1, 8, 8],
+    "classes": 10,
+    "mean": [0.3],
+    "std": [0.4],
+}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A trained-looking user's network; its module is importable as `a_users_network`."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "a_users_network.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    torch.manual_seed(0)
+    model = importlib.import_module("a_users_network").Tiny((1, 8, 8), 10, width=5)
+    model(torch.randn(16, 1, 8, 8))  # moves the batch norm's statistics
+    return model.eval()
+
+
+def test_a_network_comes_back_with_the_same_outputs(tiny, tmp_path):
+    save_model(tmp_path / "run", tiny.state_dict(), ARCHITECTURE)
+    model, architecture = load_model(tmp_path / "run")
+    assert architecture == ARCHITECTURE
+    assert not model.training
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(model(images), tiny(images))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_shared_and_strided_tensors_are_saved_as_they_look(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"a": base, "tied": base, "part": base[1:], "turned": base.T, "parameter": torch.nn.Parameter(base)}
+    save_model(tmp_path, state, {})
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(saved[name], state[name]) for name in state)
+
+
+def test_the_same_network_gives_the_same_bytes(tiny, tmp_path):
+    for name in ("one", "two"):
+        save_model(tmp_path / name, tiny.state_dict(), ARCHITECTURE)
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def refusal(folder):
+    with pytest.raises(ConfigError) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_file_is_named(tiny, tmp_path, name, damage):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    path = tmp_path / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-4])
+    assert refusal(tmp_path).startswith(f"{path}: cannot be read")
+
+
+def test_tensors_that_do_not_fit_are_named(tiny, tmp_path):
+    state = tiny.state_dict()
+    save_model(tmp_path / "wide", state, ARCHITECTURE | {"options": {"width": 6}})
+    assert "wide/model.safetensors: does not fit model.json" in refusal(tmp_path / "wide")
+    del state["head.bias"]
+    save_model(tmp_path / "less", state, ARCHITECTURE)
+    assert "head.bias" in refusal(tmp_path / "less")
+
+
+def test_a_description_that_lacks_something_is_named(tiny, tmp_path):
+    save_model(tmp_path, tiny.state_dict(), {"label": "tiny", "name": "a_users_network:Tiny", "options": {}})
+    assert refusal(tmp_path) == f"{tmp_path / 'model.json'}: lacks shape, classes"
+    (tmp_path / "model.json").write_text(json.dumps([1]))
+    assert refusal(tmp_path) == f"{tmp_path / 'model.json'}: not a JSON object"

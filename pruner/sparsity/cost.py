@@ -1,0 +1,48 @@
+"""What it costs to keep units: linear costs are tensors [n]; the cost of channels is a product, and a class here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pruner.sparsity.layers import Layer
+
+
+class ChannelCost:
+    """The weights (or multiply-adds) of layers whose input and output channels come and go: a function of the mask.
+
+        cost(mask) = sum over layers of  worth * (kept output channels) * (kept input channels)
+
+    It grows with every channel kept and is differentiable in the mask [n]; both counts may be fractional. In a
+    depthwise convolution the one input channel of each output channel is not counted a second time.
+    """
+
+    def __init__(
+        self,
+        layers: list[Layer],
+        ins: dict[str, Tensor],
+        outs: dict[str, Tensor],
+        n: int,
+        budget: str,
+        device: torch.device,
+    ):
+        """`ins` and `outs` give the unit of every channel of a layer, n where it always stays."""
+        shape = (len(layers), n + 1)
+        self.out_counts = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.in_counts = torch.zeros(shape, dtype=torch.float64, device=device)
+        worth = []
+        for row, layer in enumerate(layers):
+            unit_cost = layer.positions if budget == "macs" else 1
+            worth.append(unit_cost * layer.size / (layer.shape[0] * layer.shape[1]))
+            self.out_counts[row] = torch.bincount(outs[layer.name], minlength=n + 1)
+            if layer.shape[1] == 1 and layer.groups > 1:
+                self.in_counts[row, n] = 1
+            else:
+                self.in_counts[row] = torch.bincount(ins[layer.name], minlength=n + 1)
+                worth[-1] /= layer.groups
+        self.worth = torch.tensor(worth, dtype=torch.float64, device=device)
+
+    def __call__(self, mask: Tensor) -> Tensor:
+        """The cost, a float64 scalar, of a mask [n] in float64."""
+        padded = torch.cat([mask, mask.new_ones(1)])
+        return (self.worth * (self.out_counts @ padded) * (self.in_counts @ padded)).sum()

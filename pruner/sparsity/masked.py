@@ -1,0 +1,62 @@
+"""A live model under masks: its parameters are multiplied in the forward pass, and never changed behind its back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pruner.sparsity.units import Units
+
+
+class MaskedModel(nn.Module):
+    """Runs `model` with each masked parameter multiplied by its gate.
+
+    Masking in the forward pass, and not only in the gradient, keeps pruned weights at zero whatever momentum and
+    weight decay do. The model's own parameters stay plain parameters, so saving and counting need no unwrapping.
+    """
+
+    def __init__(self, model: nn.Module, units: Units):
+        super().__init__()
+        self.model = model
+        self.units = units
+        self.mask: Tensor = torch.ones(units.n)  # the last mask applied, without gradients
+        self._gates: dict[str, Tensor] = {}
+
+    def forward(self, *inputs: Any) -> Any:
+        if not self._gates:
+            return self.model(*inputs)
+        parameters = dict(self.model.named_parameters())
+        masked = {name: parameters[name] * gate for name, gate in self._gates.items()}
+        return functional_call(self.model, masked, inputs)
+
+    def gate(self, mask: Tensor) -> None:
+        """From now on the forward pass applies the mask [n], which may carry gradients to scores."""
+        self.mask = mask.detach()
+        self._gates = self.units.gates(mask)
+
+    @torch.no_grad()
+    def harden(self, hard: Tensor, soft: Tensor) -> None:
+        """Fixes the 0/1 mask `hard` [n], and folds `soft` [n] into the parameters of the units that stay.
+
+        Folding (w <- w m) rather than rounding m up to 1 avoids a jump where a unit is not decided yet.
+        """
+        parameters = dict(self.model.named_parameters())
+        for name, gate in self.units.gates(hard * soft).items():
+            parameters[name].mul_(gate)
+        self.fix(hard)
+        self.clear()
+
+    def fix(self, hard: Tensor) -> None:
+        """From now on the forward pass sees exact zeros wherever the 0/1 mask `hard` [n] leaves nothing."""
+        self.mask = hard
+        self._gates = {name: zero for name, zero in self.units.zeros(hard).items() if not bool(zero.all())}
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Writes the zeros of the fixed mask into the parameters, which training may have moved underneath."""
+        parameters = dict(self.model.named_parameters())
+        for name, zero in self._gates.items():
+            parameters[name].mul_(zero)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import json
 import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,41 +47,20 @@ def one_of(key: str, value: str, choices: Iterable[str]) -> None:
         raise ConfigError(f"{key}={value}: choose one of {', '.join(names)}{hint}")
 
 
-def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
-    """The object that `name` stands for: a built-in's short name, or a user's `package.module:Attribute`.
-
-    Raises ConfigError when the name is unknown, or its module or attribute is not there.
-    """
-    if ":" not in name:
-        one_of(key, name, builtin)
-        name = builtin[name]
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise  # the user's module is there; something that it imports is not
-        raise ConfigError(
-            f"{key}={name}: no module named {error.name}; put it beside the YAML file, in the --config-dir folder"
-        ) from error
-    except AttributeError as error:
-        raise ConfigError(f"{key}={name}: {module} has no {attribute}") from error
-
-
-def _convert(value: Any, kind: Any, key: str) -> Any:
-    """`value` as the annotated type `kind`, or a ConfigError that names what is expected."""
+def convert(value: Any, kind: Any, key: str) -> Any:
+    """`value` as the annotated type `kind`; raises ConfigError that says what is expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), key)
+        return convert(value, next(a for a in arguments if a is not type(None)), key)
     if is_dataclass(kind):
         return build(typing.cast(type, kind), value, key)
     if origin is tuple:
         require(isinstance(value, list | tuple), key, value, "expected a list, such as [1,2]")
-        return tuple(_convert(item, arguments[0], key) for item in value)
+        return tuple(convert(item, arguments[0], key) for item in value)
     if origin is dict or kind is dict:
         require(isinstance(value, Mapping), key, value, "expected a mapping")
         return dict(value)
@@ -114,7 +93,7 @@ def build(cls: Callable[..., T], values: Any, key: str = "") -> T:
     converted = {}
     for name, declared in known.items():
         if name in values:
-            converted[name] = _convert(values[name], hints[name], f"{prefix}{name}")
+            converted[name] = convert(values[name], hints[name], f"{prefix}{name}")
         elif declared.default is MISSING and declared.default_factory is MISSING:
             raise ConfigError(f"{prefix}{name}: missing; give it a value")
     return cls(**converted)
@@ -206,7 +185,7 @@ class Recipe:
             require(phase.lr > 0, f"recipe.{name}_lr", phase.lr, "above 0")
             one_of(f"recipe.{name}_schedule", phase.schedule, SCHEDULES)
             require(0 <= phase.warmup < 1, f"recipe.{name}_warmup", phase.warmup, "at least 0 and below 1")
-            rising = all(a < b for a, b in zip((0, *phase.milestones), phase.milestones))
+            rising = all(a < b for a, b in pairwise((0, *phase.milestones)))
             require(rising, f"recipe.{name}_milestones", list(phase.milestones), "rising epochs above 0")
 
     def phase(self, name: str) -> Phase:

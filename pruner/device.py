@@ -1,0 +1,28 @@
+"""Where a run computes."""
+
+from __future__ import annotations
+
+import torch
+
+from pruner.config import ConfigError
+
+
+def pick_device(name: str, threads: int = 0) -> torch.device:
+    """The device that `name` stands for; `auto` is the first accelerator, or the CPU. Sets the CPU's threads.
+
+    Convolutions are made to choose deterministic algorithms, so that a seed gives one result on one machine.
+    Raises ConfigError when this torch cannot use the device.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={name}: torch cannot use it ({str(error).splitlines()[0]})") from error
+    return device

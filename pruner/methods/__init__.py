@@ -1,0 +1,35 @@
+"""Pruning methods: what score a unit gets, and how soft scores become hard. One file each; none knows another.
+
+Importing this package imports no torch: a method's own file is loaded when a run needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pruner.config import Choice
+from pruner.options import bind, resolve
+
+if TYPE_CHECKING:
+    from pruner.methods.base import Method, Setup
+
+BUILTIN = {
+    "dtp": "pruner.methods.dtp:DTP",
+    "gmp": "pruner.methods.gmp:GMP",
+    "magnitude": "pruner.methods.magnitude:Magnitude",
+    "random": "pruner.methods.random:Random",
+}
+
+
+def find(choice: Choice) -> type[Method]:
+    """The class that `choice` names, built in or a user's. Raises ConfigError when it is not there."""
+    return resolve("method", choice.name, BUILTIN)
+
+
+def create(choice: Choice, setup: Setup) -> Method:
+    """The method that `choice` names, with its options checked against its constructor.
+
+    Raises ConfigError for a name that is not there and for options that the method does not take.
+    """
+    cls = find(choice)
+    return cls(setup=setup, **bind("method", choice.label, cls, choice.options, ("setup",)))

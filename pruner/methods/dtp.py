@@ -1,0 +1,96 @@
+"""DTP: differentiable transportation pruning.
+
+Li, van Gemert, Hoefler, Moons, Eleftheriou, Verhoef, ICCV 2023, arXiv 2307.08483. No public code; the equations
+below are read from the abstract and from reviews, or derived, and marked so.
+
+Units have trainable latent scores s, free of the weights' magnitudes [known]. Mass 1/n on every score is carried to
+a Bernoulli law with mass rho, the keep ratio, on "keep" [known]; the entropy-regularised plan is the soft mask
+[known]. With cost C = (s - t)^2 and anchors t = (0, 1) [chosen] the plan is exactly
+
+    m_i = sigmoid((2 s_i - 1) / eps + mu),   mu such that the mask meets the budget         [derived]: `soft_mask`
+
+Weights and scores take one joint step a mini-batch; the plan takes one step of a Bregman (proximal point) scheme,
+P_t = argmin <C, P> + eps KL(P || P_{t-1}) [second], which in log-odds l = log(P_keep / P_drop) reads
+
+    l_t = l_{t-1} + (2 s_t - 1) / eps + const        so after t steps the temperature is eps / t   [derived]
+
+The gradient flows through the last step only: dL/ds_i = (2 / eps) v_i (dL/dm_i - c_i sum(v dL/dm) / sum(c v)),
+v = m (1 - m) [derived]. As m goes to 0 or 1, v goes to 0 and the score freezes: exploration turns into
+exploitation by itself [known], with no temperature schedule.
+
+[chosen]: `sharpness` x = T std(s) / eps over the T steps of the phase stands for eps, because the share of undecided
+units follows from x alone (x = 1 leaves 86% undecided, 10 10%, 50 2%). Scores start at the standardised
+magnitudes, or all equal, and are trained by Adam at a rate in units of their initial standard deviation. The
+budget comes down over the first part of the phase. The kept weights are folded with m at hardening.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pruner.config import one_of, require
+from pruner.methods.base import Method, Setup
+from pruner.methods.schedules import cubic
+
+
+def transport_step(log_odds: Tensor, scores: Tensor, eps: float) -> Tensor:
+    """One proximal step of the plan: log-odds [n] + 2 scores [n] / eps, differentiable in this step's scores.
+
+    Constants are left out: the budget's multiplier mu absorbs them.
+    """
+    return log_odds + (2 / eps) * scores
+
+
+class DTP(Method):
+    """Latent scores carried in a transport plan that hardens by itself.
+
+    sharpness: x = T std(s) / eps, above 0; how decided the plan is after the phase.
+    score_lr: Adam's rate for the scores, in units of their initial standard deviation; 0 keeps them as they start.
+    init: `magnitude` (standardised) or `constant`.
+    ramp: share of the phase over which the budget comes down, in [0, 1]; 0 asks for all at once.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        sharpness: float = 150.0,
+        score_lr: float = 0.05,
+        init: str = "magnitude",
+        ramp: float = 0.3,
+    ):
+        require(sharpness > 0, "method.sharpness", sharpness, "above 0")
+        require(score_lr >= 0, "method.score_lr", score_lr, "0 or more")
+        one_of("method.init", init, ("magnitude", "constant"))
+        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
+        super().__init__(setup)
+        self.score_lr, self.ramp = score_lr, ramp
+        self.eps = max(setup.steps, 1) / sharpness  # of scores with unit deviation
+        magnitudes = setup.magnitudes()
+        start = magnitudes - magnitudes.mean()
+        start = start / start.std().clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
+        self.latent = nn.Parameter(start)
+        # Log-odds of the plan after the steps made so far, and with the step that is under way.
+        self.register_buffer("log_odds", torch.zeros_like(start))
+        self.register_buffer("under_way", torch.zeros_like(start))
+
+    log_odds: Tensor
+    under_way: Tensor
+
+    def mask(self, step: int) -> Tensor:
+        log_odds = transport_step(self.log_odds, self.latent, self.eps)
+        self.under_way = log_odds.detach()
+        sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
+        return self.allocation.soft(log_odds, sparsity=sparsity)
+
+    def update(self, step: int) -> None:
+        self.log_odds = self.under_way
+
+    def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
+        return torch.optim.Adam([self.latent], lr=self.score_lr)
+
+    def scores(self) -> Tensor:
+        return self.log_odds
+
+    def final_mask(self) -> Tensor:
+        return self.allocation.soft(self.log_odds)

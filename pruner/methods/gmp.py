@@ -1,0 +1,46 @@
+"""Gradual magnitude pruning: the budget comes down along a cubic, and magnitude decides.
+
+Zhu and Gupta, "To prune, or not to prune", 2017, arXiv 1710.01878.
+
+    sparsity(t) = final (1 - (1 - t / ramp)^3)                                       [known] equation 1
+    the mask is recomputed every few steps from |w| of the weights underneath        [known]
+    once the final sparsity is reached the mask stays                                [known]
+
+[chosen]: the ramp spans the first 80% of the phase. For filters |w| is the root mean square of the filter.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from pruner.config import require
+from pruner.methods.base import Method, Setup
+from pruner.methods.schedules import cubic
+
+
+class GMP(Method):
+    """Hard masks by magnitude under a budget that falls with the cube of time.
+
+    ramp: share of the phase over which the budget falls, in [0, 1]. every: steps between two masks.
+    """
+
+    def __init__(self, setup: Setup, ramp: float = 0.8, every: int = 10):
+        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
+        require(every >= 1, "method.every", every, "1 or more")
+        super().__init__(setup)
+        self.ramp, self.every = ramp, every
+        self.register_buffer("current", setup.magnitudes().new_ones(setup.units.n))
+
+    current: Tensor
+
+    def mask(self, step: int) -> Tensor:
+        ramp_end = math.ceil(self.ramp * self.setup.steps)
+        if step == ramp_end or (step < ramp_end and step % self.every == 0):
+            sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
+            self.current = self.allocation.hard(self.setup.magnitudes(), sparsity)
+        return self.current
+
+    def scores(self) -> Tensor:
+        return self.setup.magnitudes() * self.current  # what is pruned is not brought back at the end

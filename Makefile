@@ -1,0 +1,43 @@
+# make run     a first run in an environment of its own      make check   linter, type checker, tests
+# make test    the test suite                                make clean   removes the environment and caches
+# PYTHON=python3.12 make ... picks the interpreter. Stamp files in .venv make a second call quick.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test lint types check clean
+
+run: .venv/for-run
+	$(BIN)/pruner method=dtp sparsity=0.9
+
+test: .venv/for-test
+	$(BIN)/python -m pytest
+
+lint: .venv/for-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/for-check
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/for-run: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/for-test: .venv/for-run
+	$(INSTALL) --editable '.[test]'
+	touch $@
+
+.venv/for-check: .venv/for-test
+	$(INSTALL) --editable '.[test,dev]'
+	touch $@

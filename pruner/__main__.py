@@ -1,0 +1,8 @@
+"""`python -m pruner` is `pruner`."""
+
+import sys
+
+from pruner.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

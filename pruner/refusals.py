@@ -1,0 +1,101 @@
+"""What would fail only after work has begun, refused before it: combinations, folders, names, devices.
+
+Nothing here imports torch. `check` sees a Config whose single values are already in range.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import platform
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pruner.config import Config, ConfigError, one_of, require
+from pruner.data.paths import check_folder
+from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+# The drivers that torch reaches as "cuda", with their calls for starting (None: not needed) and for counting.
+DRIVERS = (
+    ("libcuda.so.1", "cuInit", "cuDeviceGetCount"),
+    ("nvcuda.dll", "cuInit", "cuDeviceGetCount"),
+    ("libamdhip64.so", None, "hipGetDeviceCount"),
+)
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError, one line that names the key and what can be used instead, if `config` cannot run."""
+    if config.granularity == "filter" and config.model.name in WITHOUT_FILTERS:
+        raise ConfigError(
+            f"granularity=filter: model={config.model.label} has no convolution, so no filters; use granularity=weight"
+        )
+    if config.dataset.name == "imagefolder":
+        check_folder(str(config.dataset.options.get("root", "")))
+    if config.model.name == "torchvision":
+        check_arch(config.model.options.get("arch"))
+    check_device(config.device)
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError unless `device` is one of DEVICES and present on this machine."""
+    cuda = re.fullmatch(r"cuda(?::([0-9]+))?", device)
+    if cuda:
+        count = cuda_devices()
+        require(count > 0, "device", device, "no CUDA device is present; use auto or cpu")
+        last = "" if count == 1 else f" to cuda:{count - 1}"
+        require(int(cuda[1] or 0) < count, "device", device, f"not present; there is cuda:0{last}")
+    else:
+        require(device != "cuda:N", "device", device, "give the device's number, as in cuda:0")
+        one_of("device", device, DEVICES)
+    if device == "mps":
+        present = platform.system() == "Darwin" and platform.machine() == "arm64"
+        require(present, "device", device, "found on Macs with Apple silicon only; use auto or cpu")
+
+
+def cuda_devices() -> int:
+    """How many devices the driver shows to this process; it follows CUDA_VISIBLE_DEVICES by itself."""
+    for library, start, count in DRIVERS:
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue  # not installed
+        found = ctypes.c_int(0)
+        started = start is None or getattr(driver, start)(0) == 0
+        if started and getattr(driver, count)(ctypes.byref(found)) == 0 and found.value > 0:
+            return found.value
+    return 0
+
+
+def unknown_choice(group: str, choice: str, options: Iterable[str]) -> ConfigError:
+    """The refusal of group=choice, with what there is; torchvision's many models are not listed one by one."""
+    names = list(options)
+    many = set(torchvision_names()) - BUILTIN.keys() if group == "model" else set()
+    shown = [name for name in names if name not in many]
+    allowed = f"choose one of {', '.join(shown)}"
+    if choice in many:
+        return ConfigError(f"model={choice}: {allowed}; torchvision's is model=torchvision model.arch={choice}")
+    if group == "model":
+        allowed += ", or a classification model of torchvision (see pruner --help)"
+    return ConfigError(f"{group}={choice}: {allowed}{_hint(choice, names)}")
+
+
+def check_key(key: str, word: str, known: Any) -> None:
+    """Raises ConfigError, quoting the `word` that sets it, unless the dotted `key` is in the nested dicts `known`."""
+    owner = ""
+    for part in key.split("."):
+        if not isinstance(known, dict):
+            raise ConfigError(f"{word}: no such key; {owner} is a single value")
+        if part not in known:
+            names = [name for name in known if name != "hydra"]
+            raise ConfigError(
+                f"{word}: no such key; {owner or 'the config'} takes {', '.join(names)}"
+                + _hint(part, names, f"{owner}." if owner else "")
+            )
+        owner, known = f"{owner}.{part}".lstrip("."), known[part]
+
+
+def _hint(name: str, names: Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""

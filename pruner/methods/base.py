@@ -42,7 +42,8 @@ class Method(nn.Module):
 
     Keyword arguments of the constructor are the keys of the YAML file; their annotations are checked. Trainable
     tensors that are assigned as `nn.Parameter` are trained beside the weights (see `optimizer`); tensors
-    registered as buffers are part of checkpoints.
+    registered as buffers are part of checkpoints. The dense model stays in `setup`: as an attribute of the method
+    its weights would be taken for the method's own.
     """
 
     held_out = 0.0  # share of the training set that the method wants as `setup.held_out`, kept from the weights

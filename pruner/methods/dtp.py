@@ -90,7 +90,7 @@ class DTP(Method):
         return torch.optim.Adam([self.latent], lr=self.score_lr)
 
     def scores(self) -> Tensor:
-        return self.log_odds
+        return transport_step(self.log_odds, self.latent, self.eps).detach()  # with the scores as they are now
 
     def final_mask(self) -> Tensor:
-        return self.allocation.soft(self.log_odds)
+        return self.allocation.soft(self.scores())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from pruner.config import require
@@ -31,16 +32,20 @@ class GMP(Method):
         require(every >= 1, "method.every", every, "1 or more")
         super().__init__(setup)
         self.ramp, self.every = ramp, every
-        self.register_buffer("current", setup.magnitudes().new_ones(setup.units.n))
+        # The magnitudes that the last mask was made of, and that mask.
+        self.register_buffer("magnitudes", setup.magnitudes())
+        self.register_buffer("current", torch.ones_like(self.magnitudes))
 
+    magnitudes: Tensor
     current: Tensor
 
     def mask(self, step: int) -> Tensor:
         ramp_end = math.ceil(self.ramp * self.setup.steps)
         if step == ramp_end or (step < ramp_end and step % self.every == 0):
             sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
-            self.current = self.allocation.hard(self.setup.magnitudes(), sparsity)
+            self.magnitudes = self.setup.magnitudes()
+            self.current = self.allocation.hard(self.magnitudes, sparsity)
         return self.current
 
     def scores(self) -> Tensor:
-        return self.setup.magnitudes() * self.current  # what is pruned is not brought back at the end
+        return self.magnitudes  # not as they are now: what was pruned is not brought back at the end

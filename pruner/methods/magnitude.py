@@ -15,7 +15,7 @@ class Magnitude(Method):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        self.register_buffer("magnitudes", setup.magnitudes().clone())
+        self.register_buffer("magnitudes", setup.magnitudes())
         self.register_buffer("fixed", self.allocation.hard(self.magnitudes))
 
     magnitudes: Tensor

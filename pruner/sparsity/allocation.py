@@ -51,7 +51,7 @@ class Allocation:
         """The soft mask [n] of scores [n] that meets the budget (see `soft_mask`), at the final or another sparsity."""
         sparsity = self.sparsity if sparsity is None else sparsity
         if self.scope == "global":
-            return soft_mask(scores, self.target(sparsity), self.cost, temperature)
+            return soft_mask(self._protected(scores), self.target(sparsity), self.cost, temperature)
         parts = zip(self.units.groups, self._counts(sparsity), strict=True)
         return torch.cat([soft_mask(scores[g.start : g.stop], count, None, temperature) for g, count in parts])
 
@@ -68,11 +68,13 @@ class Allocation:
         """The scores with the best `min_units` of every group raised above all others."""
         if not self.min_units:
             return scores
-        scores = scores.clone()
-        for group in self.units.groups:
-            part = scores[group.start : group.stop]
-            part[part.topk(min(self.min_units, group.size)).indices] = torch.inf
-        return scores
+        if bool(scores.isnan().any()):  # topk takes NaN for the best, which would hide it from `hard_mask`
+            raise ValueError("scores contain NaN")
+        best = [
+            group.start + scores[group.start : group.stop].detach().topk(min(self.min_units, group.size)).indices
+            for group in self.units.groups
+        ]
+        return scores.index_fill(0, torch.cat(best), torch.inf)
 
     def _uniform_counts(self, sparsity: float) -> list[int]:
         """How many units each group keeps under scope=layer."""
@@ -89,15 +91,11 @@ class Allocation:
             middle = (low + high) / 2
             low, high = (middle, high) if self._cost_of_counts(counts_at(middle)) <= target else (low, middle)
         counts = counts_at(low)
-        # What rounding took, largest remainder first, until no group's next unit fits.
-        order = sorted(range(len(groups)), key=lambda i: counts[i] - low * groups[i].size)
-        grown = True
-        while grown:
-            grown = False
-            for i in order:
-                more = [count + (j == i) for j, count in enumerate(counts)]
-                if counts[i] < groups[i].size and self._cost_of_counts(more) <= target:
-                    counts, grown = more, True
+        # What rounding took, largest remainder first; one unit each, or cheap groups would fill up with the crumbs.
+        for i in sorted(range(len(groups)), key=lambda i: counts[i] - low * groups[i].size):
+            more = [count + (j == i) for j, count in enumerate(counts)]
+            if counts[i] < groups[i].size and self._cost_of_counts(more) <= target:
+                counts = more
         return counts
 
     def _cost_of_counts(self, counts: list[int]) -> float:

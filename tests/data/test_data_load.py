@@ -83,7 +83,11 @@ def test_a_builtin_with_options(tmp_path: Path) -> None:
     ("name", "options", "expected"),
     [
         ("digitss", {}, "dataset=digitss: choose one of"),
-        ("digits", {"flipp": True}, "dataset.flipp=True: no such key; label takes flip, crop_padding (did you mean dataset.flip?)"),
+        (
+            "digits",
+            {"flipp": True},
+            "dataset.flipp=True: no such key; label takes flip, crop_padding (did you mean dataset.flip?)",
+        ),
         ("digits", {"device": "cpu"}, "dataset.device=cpu: no such key"),
         ("digits", {"flip": "perhaps"}, "dataset.flip=perhaps: expected true or false"),
         ("digits", {"crop_padding": 1.5}, "dataset.crop_padding=1.5: expected a whole number"),

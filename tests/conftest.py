@@ -1,0 +1,68 @@
+"""Tiny runs that every test file shares: a narrow ResNet-20 on made-up 8x8 images, a third of a second a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruner.config import Config, from_dict
+from pruner.results.store import RunFolder
+
+RECIPE = {"name": "tiny", "batch_size": 32, "dense_epochs": 2, "prune_epochs": 2, "finetune_epochs": 1}
+IMAGES = {"classes": 6, "image_size": 8, "train_size": 96, "test_size": 48, "noise": 0.4}
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable[..., Config]:
+    """Makes a small Config that leaves its files below this test's own folder; give it what should differ.
+
+    `name` and `options` are the method's, where they are not its label and empty; `recipe` holds single keys.
+    """
+
+    def make(
+        method: str = "magnitude",
+        name: str = "",
+        options: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        budget: str = "params",
+        **changes: Any,
+    ) -> Config:
+        values: dict[str, Any] = {
+            "dataset": {"label": "synthetic", "name": "synthetic", "options": IMAGES},
+            "model": {"label": "resnet20", "name": "resnet20", "options": {"width": 4}},
+            "method": {"label": method, "name": name or method, "options": dict(options or {})},
+            "granularity": "weight",
+            "scope": "global",
+            "budget": {"name": budget},
+            "sparsity": 0.5,
+            "recipe": {**RECIPE, **(recipe or {})},
+            "threads": 1,
+            "device": "cpu",
+            "output_dir": str(tmp_path / "outputs"),
+        }
+        return from_dict({**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def finish() -> Callable[[Config], RunFolder]:
+    """Executes a run, which must succeed, and gives its folder."""
+
+    def run(config: Config) -> RunFolder:
+        from pruner.job import execute
+
+        assert execute(config) == 0
+        return RunFolder(Path(config.output_dir) / config.run_id)
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says for how many cells of method, granularity, scope, budget and sparsity the saved files were counted."""
+    passed = [r for r in terminalreporter.getreports("passed") if "test_asked_is_what_is_in_the_saved_file" in r.nodeid]
+    if passed:
+        terminalreporter.write_line(f"budgets met and zeros counted in the saved files of {len(passed)} cells")

@@ -1,0 +1,135 @@
+"""The checks of DTP's equations: the plan's log-odds, its gradient, its budget. The soft mask has its own tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pruner.config import Config
+from pruner.methods.dtp import DTP, transport_step
+from pruner.results.store import RunFolder
+from pruner.run import Bench, prepare
+from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.budget import soft_mask
+
+
+def dtp_of(bench: Bench) -> DTP:
+    method, _ = bench.method()
+    assert isinstance(method, DTP)
+    return method
+
+
+def slope(y: Tensor, x: Tensor) -> float:
+    return float(np.polyfit(x.detach().double().numpy(), y.detach().double().numpy(), 1)[0])
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.5, 3.0])
+def test_the_temperature_after_t_steps_is_eps_over_t(eps: float) -> None:
+    """Check 2 of the card: with constant scores the log-odds grow by (2s - 1) / eps a step, up to a constant."""
+    scores = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    log_odds = torch.zeros_like(scores)
+    for step in range(1, 201):
+        log_odds = transport_step(log_odds, scores, eps)
+        assert slope(log_odds, (2 * scores - 1) / eps) == pytest.approx(step, rel=1e-6)
+    one_step_at_eps_over_t = soft_mask(2 * scores / (eps / 200), 15)
+    torch.testing.assert_close(soft_mask(log_odds, 15), one_step_at_eps_over_t, rtol=0, atol=1e-9)
+
+
+def test_the_method_accumulates_the_log_odds_of_its_steps(tiny_config: Callable[..., Config]) -> None:
+    method = dtp_of(prepare(tiny_config("dtp")))
+    before = method.scores().clone()
+    for step in range(method.setup.steps):
+        method.mask(step)
+        method.update(step)
+    assert method.setup.steps == 6
+    assert slope(method.scores() - before, 2 * method.latent / method.eps) == pytest.approx(6, rel=1e-5)
+
+
+def test_a_step_that_is_not_updated_leaves_the_plan_alone(tiny_config: Callable[..., Config]) -> None:
+    """The mask may be asked for twice; only `update` takes the step."""
+    method = dtp_of(prepare(tiny_config("dtp")))
+    before = method.scores().clone()
+    assert torch.equal(method.mask(5), method.mask(5))
+    assert torch.equal(method.scores(), before)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_the_mask_is_the_sigmoid_of_the_next_log_odds(scope: str, tiny_config: Callable[..., Config]) -> None:
+    """Within a group, log(m / (1 - m)) and the log-odds after this step differ by one constant, the multiplier."""
+    method = dtp_of(prepare(tiny_config("dtp", scope=scope)))
+    method.eps = 2.0  # soft enough for units that are not decided
+    for step in range(4):
+        mask = method.mask(step)
+        plan = transport_step(method.log_odds, method.latent, method.eps).detach()
+        method.update(step)
+    torch.testing.assert_close(method.log_odds, plan)
+    groups = [slice(g.start, g.stop) for g in method.setup.units.groups] if scope == "layer" else [slice(None)]
+    for group in groups:
+        difference = torch.logit(mask[group].detach().double()) - plan[group]
+        difference = difference[(mask[group] > 0.01) & (mask[group] < 0.99)]
+        assert len(difference) > 1
+        torch.testing.assert_close(difference, difference.mean().expand_as(difference), rtol=0, atol=1e-4)
+
+
+def last_step(scores: Tensor, log_odds: Tensor, eps: float, budget: float, cost: Tensor | None) -> Tensor:
+    return soft_mask(transport_step(log_odds, scores, eps), budget, cost)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_the_last_step(weighted: bool) -> None:
+    """Check 3 of the card: gradcheck in float64, and the formula written out."""
+    draw = torch.Generator().manual_seed(1)
+    scores = torch.randn(12, dtype=torch.float64, generator=draw, requires_grad=True)
+    log_odds = torch.randn(12, dtype=torch.float64, generator=draw)
+    cost = 1 + torch.rand(12, dtype=torch.float64, generator=draw) if weighted else None
+    eps, budget = 1.7, 5.0
+    assert torch.autograd.gradcheck(lambda s: last_step(s, log_odds, eps, budget, cost), scores)
+
+    mask = last_step(scores, log_odds, eps, budget, cost)
+    g = torch.randn(12, dtype=torch.float64, generator=draw)
+    (gradient,) = torch.autograd.grad(mask, scores, g)
+    v = (mask * (1 - mask)).detach()
+    c = torch.ones_like(v) if cost is None else cost
+    torch.testing.assert_close(gradient, 2 / eps * v * (g - c * (v * g).sum() / (c * v).sum()))
+
+
+def test_decided_units_freeze_and_the_past_carries_no_gradient(tiny_config: Callable[..., Config]) -> None:
+    """As m goes to 0 or 1 the gradient vanishes; and the plan of earlier steps is a constant to the last one."""
+    scores = torch.linspace(-1, 1, 20, dtype=torch.float64, requires_grad=True)
+    mask = last_step(scores, torch.zeros(20, dtype=torch.float64), 0.001, 10, None)
+    (gradient,) = torch.autograd.grad(mask[0], scores)
+    assert float(gradient.abs().max()) < 1e-9
+
+    method = dtp_of(prepare(tiny_config("dtp")))
+    method.mask(0)
+    method.update(0)
+    assert not method.scores().requires_grad
+    method.mask(1).square().sum().backward()
+    assert method.latent.grad is not None and bool((method.latent.grad != 0).any())
+
+
+def test_every_step_of_a_run_meets_its_budget(
+    tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check 5 of the card: sum m = k to 1e-6 at every step, k never grows, and hardening keeps exactly the last k."""
+    asked: list[int] = []
+    met: list[float] = []
+    soft = Allocation.soft
+
+    def recorded(self: Allocation, scores: Tensor, temperature: float = 1.0, sparsity: float | None = None) -> Tensor:
+        mask = soft(self, scores, temperature, sparsity)
+        asked.append(self.target(self.sparsity if sparsity is None else sparsity))
+        met.append(float(mask.detach().sum(dtype=torch.float64)))
+        return mask
+
+    monkeypatch.setattr(Allocation, "soft", recorded)
+    row = finish(tiny_config("dtp", sparsity=0.9, recipe={"prune_epochs": 5})).finished()
+    assert row is not None
+    assert len(asked) >= 5 * 3  # every step of the pruning phase
+    assert met == pytest.approx(asked, rel=1e-6)
+    assert asked == sorted(asked, reverse=True)
+    assert row["prunable_params_kept"] == asked[-1] == row["prunable_params_total"] // 10

@@ -1,0 +1,151 @@
+"""hard_mask against a full sort, and both operators at sizes where shortcuts and float32 sums would show."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pruner.sparsity import budget as module
+from pruner.sparsity.budget import Cost, hard_mask, soft_mask, total_cost
+
+MANY = 2_000_000
+STRIDE = MANY // module._SAMPLE  # the sample that the first guess is made from
+
+
+def by_full_sort(scores: Tensor, budget: float, cost: Cost) -> tuple[Tensor, float]:
+    """(the mask, the cost of the units that it keeps and of the first that it does not)."""
+    mask, spent = torch.zeros(len(scores), dtype=torch.float64), 0.0
+    for unit in torch.sort(scores, descending=True, stable=True).indices.tolist():
+        mask[unit] = 1
+        spent = float(cost(mask)) if callable(cost) else float((mask if cost is None else mask * cost).sum())
+        if spent > budget:
+            mask[unit] = 0
+            break
+    return mask.to(scores.dtype), spent
+
+
+@given(
+    scores=st.lists(
+        st.one_of(st.floats(-3, 3, width=32), st.sampled_from([-1.0, 0.0, 1.0, math.inf, -math.inf])), min_size=1
+    ),
+    kind=st.sampled_from(["ones", "linear", "coupled"]),
+    share=st.one_of(st.floats(0, 1), st.sampled_from([-0.1, 0.5, 1.5])),
+    whole=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=300, deadline=None)
+def test_it_is_the_prefix_of_a_stable_sort_that_fits(
+    scores: list[float], kind: str, share: float, whole: bool, seed: int
+) -> None:
+    values = torch.tensor(scores)
+    prices = torch.randint(1, 50, (2, len(scores)), generator=torch.Generator().manual_seed(seed)).double()
+    costs: dict[str, Cost] = {
+        "ones": None,
+        "linear": prices[0],
+        "coupled": lambda mask: (3 + prices[0] @ mask) * (1 + prices[1] @ mask),
+    }
+    cost = costs[kind]
+    budget = share * total_cost(cost, values)
+    budget = float(round(budget)) if whole else budget
+    mask = hard_mask(values, budget, cost)
+    expected, with_next = by_full_sort(values, budget, cost)
+    assert mask.dtype == values.dtype and torch.equal(mask, expected)
+    if kind == "ones" and budget >= 0:
+        assert int(mask.sum()) == min(int(budget), len(scores))
+    if 0 < mask.sum() < len(scores):
+        assert with_next > budget  # it misses by less than the next unit costs
+
+
+def scores_of(kind: str) -> Tensor:
+    """Many scores, some of them made to fool a strided sample."""
+    normal = torch.randn(MANY, generator=torch.Generator().manual_seed(0))
+    seen = torch.zeros(MANY, dtype=torch.bool)
+    seen[::STRIDE] = True
+    return {
+        "normal": lambda: normal,
+        "rising": lambda: normal.sort().values,
+        "falling": lambda: normal.sort(descending=True).values,
+        "ties": lambda: (normal * 4).round(),
+        "constant": lambda: torch.full((MANY,), 2.0),
+        "heavy tails": lambda: normal / normal.flip(0),
+        "sample high": lambda: normal + 50 * seen,
+        "sample low": lambda: normal - 50 * seen,
+        "sample infinite": lambda: normal.masked_fill(seen, math.inf),
+        "sample minus infinite": lambda: normal.masked_fill(seen, -math.inf),
+        "sample constant": lambda: normal.masked_fill(seen, 0.3),
+    }[kind]()
+
+
+KINDS = ["normal", "rising", "falling", "ties", "constant", "heavy tails", "sample high", "sample low"]
+KINDS += ["sample infinite", "sample minus infinite", "sample constant"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_units_are_kept_exactly_also_where_the_sample_misleads(kind: str) -> None:
+    scores = scores_of(kind)
+    keep = MANY // 10 + 1
+    mask = soft_mask(scores, keep, None, 0.05)
+    assert float(mask.sum(dtype=torch.float64)) == pytest.approx(keep, rel=1e-6)
+    assert float(mask.min()) >= 0 and float(mask.max()) <= 1
+    expected = torch.zeros(MANY)
+    expected[torch.sort(scores, descending=True, stable=True).indices[:keep]] = 1
+    assert torch.equal(hard_mask(scores, keep), expected)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "sample high"])
+@pytest.mark.parametrize("temperature", [1e-5, 1e-12])
+def test_many_units_meet_a_broken_budget_at_a_tiny_temperature(kind: str, temperature: float) -> None:
+    mask = soft_mask(scores_of(kind), 1000.3, None, temperature)
+    assert float(mask.sum(dtype=torch.float64)) == pytest.approx(1000.3, rel=1e-6)
+
+
+def test_many_units_of_different_cost_where_the_sample_holds_the_dear_ones() -> None:
+    scores = scores_of("normal")
+    cost = torch.randint(1, 9, (MANY,), generator=torch.Generator().manual_seed(1)).float()
+    cost[::STRIDE] = 1e5
+    budget = 0.1 * total_cost(cost, scores)
+    mask = soft_mask(scores, budget, cost, 0.05)
+    assert float((mask.double() * cost).sum()) == pytest.approx(budget, rel=1e-6)
+    order = torch.sort(scores, descending=True, stable=True).indices
+    expected = torch.zeros(MANY)
+    expected[order[cost[order].double().cumsum(0) <= budget]] = 1
+    assert torch.equal(hard_mask(scores, budget, cost), expected)
+
+
+def test_a_few_passes_over_the_units_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    one_pass = module._value_and_slope
+
+    def counting(mask: Tensor, cost: Cost) -> tuple[float, float]:
+        passes.append(mask.numel())
+        return one_pass(mask, cost)
+
+    monkeypatch.setattr(module, "_value_and_slope", counting)
+    soft_mask(scores_of("normal"), MANY / 10, None, 0.01)
+    assert 1 <= passes.count(MANY) <= 4
+
+
+def assert_exact(n: int, keep: int) -> None:
+    scores = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    assert total_cost(None, scores) == n
+    mask = hard_mask(scores, keep)
+    assert int(mask.count_nonzero()) == keep
+    assert float(scores[mask == 0].max()) <= float(scores[mask == 1].min())
+    del mask
+    soft = soft_mask(scores, keep, None, 0.1)
+    assert float(soft.sum(dtype=torch.float64)) == pytest.approx(keep, rel=1e-6)
+
+
+def test_counting_goes_on_beyond_the_last_whole_number_of_float32() -> None:
+    assert_exact(3 * 2**24 + 17, 2**25 + 3)
+    ones = torch.ones(2**24 + 5)
+    assert total_cost(ones, ones) == 2**24 + 5
+    assert int(hard_mask(torch.arange(len(ones)), 2**24 + 3, ones).count_nonzero()) == 2**24 + 3
+
+
+@pytest.mark.slow
+def test_a_hundred_million_units() -> None:
+    assert_exact(10**8, 10**7 + 1)

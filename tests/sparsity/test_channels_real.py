@@ -1,0 +1,95 @@
+"""Dead channels of real networks are silent, so that they can be removed; the units are as many as can be."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruner.config import Choice, ConfigError
+from pruner.models import build
+from pruner.sparsity.channels import Channels
+from pruner.sparsity.layers import find_layers
+from pruner.sparsity.units import FilterUnits, Units, make_units
+
+AssertSilent = Callable[[nn.Module, tuple[int, ...], Units, Tensor], None]
+
+
+def random_mask(units: Units, keep: float) -> Tensor:
+    return (torch.rand(units.n, generator=torch.Generator().manual_seed(1)) < keep).float()
+
+
+# name, options, side of the images, units. Single numbers were added up from the layers by the rule in the comment.
+NETWORKS: list[tuple[str, dict[str, Any], int, int]] = [
+    ("resnet20", {"shortcut": "conv"}, 32, (16 + 32 + 64) * 4),
+    ("resnet20", {"shortcut": "pad"}, 32, (16 + 32 + 64) * 3 + 64),  # one stream, whose channels keep their numbers
+    ("vgg16", {"width": 0.25}, 32, 2 * 16 + 2 * 32 + 3 * 64 + 6 * 128),
+    ("lenet5", {}, 28, 20 + 50),
+    ("resnet18", {}, 64, 3 * (64 + 128 + 256 + 512)),
+    # stem, streams, and twice a bottleneck: its 32 groups, of 4 to 32 channels, are tied to each other
+    ("resnext50_32x4d", {}, 64, 64 + 256 + 512 + 1024 + 2048 + 2 * (3 * 4 + 4 * 8 + 6 * 16 + 3 * 32)),
+    ("mobilenet_v2", {}, 64, 32 + 712 + 7104 + 1280),  # stem, streams, expansions (tied by depthwise), head
+    ("mobilenet_v3_small", {}, 64, 3848),  # all but depthwise, excitation (fc2) and outputs of residual blocks
+    ("densenet121", {}, 64, 64 + 58 * (128 + 32) + 128 + 256 + 512),
+    ("googlenet", {}, 64, 7280),  # all convolutions: nothing is tied
+    ("squeezenet1_0", {}, 64, 96 + 320 + 2560),  # the last convolution makes the logits
+    ("shufflenet_v2_x1_0", {}, 64, 24 + (58 * 3 + 3 * 116) + (116 * 3 + 7 * 232) + (232 * 3 + 3 * 464) + 1024),
+    ("efficientnet_b0", {}, 64, 11404),  # as mobilenet_v3_small
+    ("regnet_y_400mf", {}, 64, 2048),  # stem, streams, squeezes, and twice a group's width in each block
+    ("inception_v3", {}, 96, 17216),  # as googlenet
+]
+
+
+@pytest.mark.parametrize(("name", "options", "side", "count"), NETWORKS)
+def test_dead_channels_of_real_networks_are_silent(
+    name: str, options: dict[str, Any], side: int, count: int, assert_silent: AssertSilent
+) -> None:
+    ours = name in ("resnet20", "vgg16", "lenet5")
+    choice = Choice(name, name, options) if ours else Choice(name, "torchvision", {"arch": name})
+    shape = (1 if name == "lenet5" else 3, side, side)
+    model = build(choice, shape, 10)
+    units = make_units(model, shape, "filter")
+    assert units.n == count
+    assert_silent(model, shape, units, random_mask(units, 0.8))
+
+
+def test_groups_of_resnet20_are_three_streams_and_nine_inner_layers() -> None:
+    model = build(Choice("resnet20", "resnet20"), (3, 32, 32), 10)
+    units = make_units(model, (3, 32, 32), "filter")
+    inner = {f"layer{stage}.{block}.conv1": 8 << stage for stage in (1, 2, 3) for block in range(3)}
+    streams = {"conv1": 16, "layer2.0.conv2": 32, "layer3.0.conv2": 64}
+    assert {group.name: group.size for group in units.groups} == inner | streams
+    assert [group.start for group in units.groups] == [0, *(group.stop for group in units.groups[:-1])]
+    assert units.groups[-1].stop == units.n == 448
+
+
+def test_filters_of_excluded_layers_are_not_units(assert_silent: AssertSilent) -> None:
+    model = build(Choice("resnet20", "resnet20"), (3, 32, 32), 10)
+    units = make_units(model, (3, 32, 32), "filter", ("first", "layer2.1.conv1"))
+    assert units.n == 448 - 16 - 32  # the first convolution feeds the first stream, which so stays as a whole
+    assert_silent(model, (3, 32, 32), units, random_mask(units, 0.5))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tracing_leaves_the_model_as_it_was(training: bool) -> None:
+    model = build(Choice("resnet20", "resnet20"), (3, 32, 32), 10).train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Channels(model, (3, 32, 32))
+    assert model.training is training and not any(layer._forward_hooks for layer in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "arch"), [("lenet_300_100", None), ("torchvision", "vit_b_16")])
+def test_a_model_without_removable_filters_is_refused(name: str, arch: str | None) -> None:
+    model = build(Choice(name, name, {"arch": arch} if arch else {}), (3, 32, 32), 10)
+    with pytest.raises(ConfigError, match=r"granularity=filter.*granularity=weight"):
+        make_units(model, (3, 32, 32), "filter")
+
+
+def test_the_same_channels_are_found_whatever_the_size_of_the_image() -> None:
+    model = build(Choice("t", "torchvision", {"arch": "mobilenet_v3_small"}), (3, 64, 64), 10)
+    small, large = (Channels(model, (3, side, side)) for side in (32, 96))
+    assert all(torch.equal(units, large.outs[name]) for name, units in small.outs.items())
+    layers = find_layers(model, (3, 32, 32))
+    assert FilterUnits(layers, small, dict(model.named_parameters())).n == small.count == large.count

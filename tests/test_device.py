@@ -1,0 +1,34 @@
+"""The device that a name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pruner.config import ConfigError
+from pruner.device import pick_device
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_devices(threads: int) -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert torch.get_num_threads() == threads  # 0 leaves them as they are
+    pick_device("cpu", threads + 1)
+    assert torch.get_num_threads() == threads + 1
+    torch.zeros(1, device=pick_device("auto"))  # whatever it is, it is there
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "no_such_device", ""])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^device={name}: torch cannot use it") as refusal:
+        pick_device(name)
+    assert "\n" not in str(refusal.value)

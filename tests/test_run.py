@@ -1,0 +1,174 @@
+"""A whole run: the same seed gives the same row, whatever happened before, and held-out images stay out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pruner import run
+from pruner.config import Choice, Config
+from pruner.data.imageset import TensorSet
+from pruner.methods.base import Method, Setup
+from pruner.methods.random import Random
+from pruner.results.store import RunFolder, load_model
+
+
+def row_of(folder: RunFolder) -> dict[str, Any]:
+    """A finished run's row without its times."""
+    row = folder.finished()
+    assert row is not None
+    return {name: value for name, value in row.items() if not name.endswith("_seconds")}
+
+
+@pytest.mark.parametrize("method", ["dtp", "random"])
+def test_a_seed_gives_one_result(
+    method: str, tmp_path: Path, tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder]
+) -> None:
+    config = tiny_config(method, sparsity=0.9)
+    first = finish(config)
+    torch.manual_seed(999)
+    torch.rand(7)
+    second = finish(replace(config, output_dir=str(tmp_path / "elsewhere")))
+    other = finish(replace(config, seed=1))
+
+    assert first.path != second.path
+    assert row_of(first) == row_of(second)
+    for name in ("model.safetensors", "model.json", "layers.csv"):
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes()
+
+    assert first.model.read_bytes() != other.model.read_bytes()
+    results = ("dense_accuracy", "soft_accuracy", "hard_accuracy", "accuracy", "accuracy_top5")
+    assert [row_of(first)[name] for name in results] != [row_of(other)[name] for name in results]
+
+
+def test_every_epoch_of_every_phase_has_an_order_of_its_own(
+    tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_labels: list[list[int]] = []
+    batches = TensorSet.batches
+
+    def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, (images, labels) in enumerate(batches(self, batch_size, **how)):
+            if how and number == 0:  # evaluation asks for no order
+                first_labels.append(labels.tolist())
+            yield images, labels
+
+    monkeypatch.setattr(TensorSet, "batches", recorded)
+    for seed in (0, 1):
+        finish(tiny_config(seed=seed))
+    assert len(first_labels) == len({tuple(labels) for labels in first_labels}) == 2 * 5
+
+
+def test_training_or_loading_the_dense_network_makes_no_difference(
+    tmp_path: Path, tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder]
+) -> None:
+    config = tiny_config("dtp")
+    trained = finish(config)
+    elsewhere = str(tmp_path / "elsewhere")
+    finish(replace(config, method=Choice("random", "random"), output_dir=elsewhere))
+    loaded = finish(replace(config, output_dir=elsewhere))
+    assert "dense network loaded" in loaded.log.read_text()
+    assert "dense network loaded" not in trained.log.read_text()
+    assert row_of(trained) == row_of(loaded)
+    assert trained.model.read_bytes() == loaded.model.read_bytes()
+
+
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+def test_the_saved_network_is_the_one_in_memory(granularity: str, tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config("dtp", granularity=granularity)
+    bench = run.prepare(config)
+    folder = RunFolder(Path(config.output_dir) / config.run_id)
+    run.run(bench, folder)
+    loaded, description = load_model(folder.path)
+    (images, _), *_ = bench.data.test.batches(100)
+    with torch.no_grad():
+        expected = bench.model.eval()(images)
+        found = loaded.to(memory_format=torch.channels_last)(images)  # another layout sums in another order
+    assert torch.equal(expected, found)
+    assert description["run"]["run_id"] == config.run_id
+
+
+def test_a_runs_folder_holds_what_the_contract_says(
+    tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder]
+) -> None:
+    config = tiny_config("dtp", recipe={"prune_epochs": 3, "finetune_epochs": 2})
+    folder = finish(config)
+    files = {path.name for path in folder.path.iterdir()}
+    assert files == {
+        "config.yaml", "result.csv", "epochs.csv", "layers.csv", "model.safetensors", "model.json", "run.log"
+    }  # fmt: skip
+    assert folder.read_config() == config.to_dict()
+    epochs = folder.read_epochs()
+    assert [(e["phase"], e["epoch"]) for e in epochs] == [
+        ("prune", 1), ("prune", 2), ("prune", 3), ("finetune", 1), ("finetune", 2)
+    ]  # fmt: skip
+    assert epochs[2]["sparsity"] == pytest.approx(0.5, abs=1e-3) and epochs[4]["sparsity"] is None
+    row = folder.finished()
+    assert row is not None
+    for phase in ("prune", "finetune"):
+        seconds = sum(e["seconds"] for e in epochs if e["phase"] == phase)
+        assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
+
+
+class Watcher(Random):
+    """A method that wants a fifth of the training images, and shows the setups that it was given."""
+
+    held_out = 0.2
+    setups: list[Setup]  # set by the test
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.setups.append(setup)
+
+
+def test_held_out_images_are_kept_from_the_weights(
+    tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watcher, "setups", [], raising=False)
+    trained: list[TensorSet] = []
+    batches = TensorSet.batches
+
+    def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        if how:  # evaluation asks for no order
+            trained.append(self)
+        return batches(self, batch_size, **how)
+
+    monkeypatch.setattr(TensorSet, "batches", recorded)
+    config = tiny_config("watcher", name=f"{__name__}:Watcher", recipe={"batch_size": 16, "prune_epochs": 1})
+    finish(config)
+
+    held_out = Watcher.setups[-1].held_out
+    assert isinstance(held_out, TensorSet) and len(held_out) == 19  # a fifth of 96
+    dense, _, prune, finetune = trained
+    assert (len(dense), len(prune), len(finetune)) == (96, 77, 96)
+    assert Watcher.setups[-1].steps == 77 // 16
+    rest = {image.numpy().tobytes() for image in prune.images}
+    kept = {image.numpy().tobytes() for image in held_out.images}
+    assert not rest & kept
+    assert rest | kept == {image.numpy().tobytes() for image in dense.images}
+
+
+def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Callable[..., Config]) -> None:
+    bench = run.prepare(tiny_config())
+    method, images = bench.method()
+    assert isinstance(method, Method)
+    assert method.setup.held_out is None and images is bench.data.train
+
+
+def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """More than a tenth of the kept: hardening will cost accuracy."""
+    caplog.set_level("WARNING", "pruner")
+    hard = torch.tensor([1.0] * 20 + [0.0] * 80)
+    decided = hard.clone()
+    decided[:2] = 0.5
+    run.warn_undecided(decided, hard)
+    assert not caplog.messages
+    decided[2] = 0.5
+    run.warn_undecided(decided, hard)
+    assert caplog.messages == ["3 units are undecided at hardening, against 20 kept: expect a loss there"]

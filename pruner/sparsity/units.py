@@ -61,9 +61,16 @@ class Units(ABC):
         """The part of a mask [n] that belongs to one layer: a value for each of its units."""
 
     def magnitudes(self, parameters: Parameters) -> Tensor:
-        """Per unit [n], the root mean square of its weights: the norm divided by sqrt(size)."""
+        """Per unit [n], the root mean square of its weights, each in units of its layer's root mean square.
+
+        The norm divided by sqrt(size) [common] makes units of different sizes compare; the layer's own scale is
+        taken out as well [chosen], because a batch norm undoes it: with it in, filters ranked across layers
+        empty whole layers (docs/log.md). Single weights keep their scale.
+        """
         weights = {layer.weight: parameters[layer.weight].detach() for layer in self.layers if layer.prunable}
-        squares = self.sum_over({name: weight.square() for name, weight in weights.items()})
+        squares = self.sum_over(
+            {name: weight.square() / weight.square().mean().clamp(min=1e-30) for name, weight in weights.items()}
+        )
         sizes = self.sum_over({name: torch.ones_like(weight) for name, weight in weights.items()})
         return (squares / sizes).sqrt()
 

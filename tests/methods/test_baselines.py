@@ -91,7 +91,7 @@ def test_random_depends_on_the_seed_alone() -> None:
 
 
 def test_filters_score_by_root_mean_square() -> None:
-    """The norm over the square root of the size, so that filters of different sizes compare."""
+    """The norm over the square root of the size, in units of the layer's: a filter twice as large scores the same."""
     first, second = nn.Conv2d(1, 2, 2), nn.Conv2d(2, 1, 1)
     model = nn.Sequential(first, second, nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
@@ -99,4 +99,8 @@ def test_filters_score_by_root_mean_square() -> None:
         second.weight.copy_(torch.tensor([[[[1.0]], [[-7.0]]]]))
     allocation = Allocation(make_units(model, (1, 2, 2), "filter"), "params", "global", 0.2)
     setup = Setup(model, allocation, 1, generator(0))
-    assert setup.magnitudes().tolist() == [2.5, 1.0, 5.0]
+    expected = [(25 / 4 / (29 / 8)) ** 0.5, (4 / 4 / (29 / 8)) ** 0.5, 1.0]
+    assert setup.magnitudes().tolist() == pytest.approx(expected)
+    with torch.no_grad():
+        first.weight.mul_(10)  # what a batch norm would undo
+    assert setup.magnitudes().tolist() == pytest.approx(expected)

@@ -137,7 +137,7 @@ def test_magnitudes_by_hand() -> None:
     model = tied_pair()
     parameters = dict(model.named_parameters())
     filters = make_units(model, (1, 2, 2), "filter").magnitudes(parameters)
-    assert filters.tolist() == pytest.approx([((9 + 16 + 0) / 3) ** 0.5, ((1 + 4 + 4) / 3) ** 0.5])
+    assert filters.tolist() == pytest.approx([((9 / 5 + 16 / 6) / 3) ** 0.5, ((1 / 5 + 8 / 6) / 3) ** 0.5])
     weights = make_units(model, (1, 2, 2), "weight")
     assert weights.magnitudes(parameters).tolist() == [3, 1, 4, 0, 2, 2, 9, 8, 7, 6]
     assert not weights.magnitudes(parameters).requires_grad and not filters.requires_grad

@@ -16,7 +16,7 @@ import pruner.methods
 import pruner.models
 from pruner import __version__
 from pruner.checkpoint import Checkpoint
-from pruner.config import Config, expand
+from pruner.config import Config, ConfigError, expand
 from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
 from pruner.methods.base import Method, Setup
@@ -53,7 +53,10 @@ class Bench:
         cls = pruner.methods.find(config.method)
         held_out = None
         if cls.held_out:
-            images, held_out = images.split(cls.held_out, derive(config.seed, "held-out"))
+            try:
+                images, held_out = images.split(cls.held_out, derive(config.seed, "held-out"))
+            except ValueError as error:
+                raise ConfigError(f"method={config.method.label}: needs held-out images: {error}") from error
         steps = images.steps(config.recipe.batch_size) * config.recipe.prune_epochs
         setup = Setup(self.model, self.allocation, steps, generator(config.seed, "method"), held_out)
         return pruner.methods.create(config.method, setup), images

@@ -97,6 +97,7 @@ def _make(published: Published, path: Path) -> None:
     """Downloads and converts a set; the file appears whole or not at all, and the download is removed."""
     data_dir = path.parent
     lock = data_dir / f".{published.name}.lock"
+    new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # The lock only saves runs that start together from downloading twice; os.replace keeps the file whole.
@@ -106,6 +107,10 @@ def _make(published: Published, path: Path) -> None:
                     _write(published, path)
             finally:
                 lock.unlink()
+    except ConfigError:
+        if new and not any(data_dir.iterdir()):
+            data_dir.rmdir()
+        raise
     except OSError as error:
         raise ConfigError(f"data_dir={data_dir}: cannot write there ({error})") from error
 

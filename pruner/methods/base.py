@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +33,11 @@ class Setup:
         return self.allocation.units
 
     def magnitudes(self) -> Tensor:
-        """Per unit [n], the root mean square of the model's weights as they are now."""
+        """Per unit [n], the magnitude of the model's weights as they are now (see `Units.magnitudes`)."""
         return self.units.magnitudes(dict(self.model.named_parameters()))
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A pruning method. Subclass it, implement `mask` and `scores`, and name the class in a YAML file.
 
     Keyword arguments of the constructor are the keys of the YAML file; their annotations are checked. Trainable

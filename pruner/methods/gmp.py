@@ -6,7 +6,7 @@ Zhu and Gupta, "To prune, or not to prune", 2017, arXiv 1710.01878.
     the mask is recomputed every few steps from |w| of the weights underneath        [known]
     once the final sparsity is reached the mask stays                                [known]
 
-[chosen]: the ramp spans the first 80% of the phase. For filters |w| is the root mean square of the filter.
+[chosen]: the ramp spans the first 80% of the phase. For filters |w| stands for `Units.magnitudes`.
 """
 
 from __future__ import annotations

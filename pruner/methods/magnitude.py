@@ -1,6 +1,7 @@
 """Magnitude pruning in one shot: the largest weights of the dense network stay, and are trained on.
 
-The oldest baseline [common]: top-k of |w|; for filters the norm divided by sqrt(size), so that layers compare.
+The oldest baseline [common]: top-k of |w|; for filters the norm divided by sqrt(size), and by the layer's scale
+[chosen], so that layers compare (see `Units.magnitudes`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pruner.config import ConfigError
 
 
 def pick_device(name: str, threads: int = 0) -> torch.device:
-    """The device that `name` stands for; `auto` is the first accelerator, or the CPU. Sets the CPU's threads.
+    """The device that `name` stands for; `auto` is the first CUDA device, or the CPU. Sets the CPU's threads.
 
     Convolutions are made to choose deterministic algorithms, so that a seed gives one result on one machine.
     Raises ConfigError when this torch cannot use the device.
@@ -18,8 +18,7 @@ def pick_device(name: str, threads: int = 0) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if name == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import difflib
-import platform
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +15,7 @@ from pruner.config import Config, ConfigError, one_of, require
 from pruner.data.paths import check_folder
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 
-DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 # The drivers that torch reaches as "cuda", with their calls for starting (None: not needed) and for counting.
 DRIVERS = (
     ("libcuda.so.1", "cuInit", "cuDeviceGetCount"),
@@ -48,10 +47,8 @@ def check_device(device: str) -> None:
         require(int(cuda[1] or 0) < count, "device", device, f"not present; there is cuda:0{last}")
     else:
         require(device != "cuda:N", "device", device, "give the device's number, as in cuda:0")
+        require(device != "mps", "device", device, "has no float64, which exact budgets need; use auto or cpu")
         one_of("device", device, DEVICES)
-    if device == "mps":
-        present = platform.system() == "Darwin" and platform.machine() == "arm64"
-        require(present, "device", device, "found on Macs with Apple silicon only; use auto or cpu")
 
 
 def cuda_devices() -> int:

@@ -12,7 +12,8 @@ LEGEND = "Test accuracy in percent: mean ± sample standard deviation over seeds
 
 def run(method="dtp", sparsity=0.9, seed=0, accuracy=80.0, **more):
     """A finished run's row."""
-    fixed: dict[str, object] = {"status": "done", "dataset": "digits", "model": "resnet20", "granularity": "weight", "scope": "global"}
+    fixed: dict[str, object] = {"status": "done", "dataset": "digits", "model": "resnet20"}
+    fixed |= {"granularity": "weight", "scope": "global"}
     fixed |= {"budget": "params", "dense_epochs": 10, "prune_epochs": 5, "finetune_epochs": 2, "precision": "float32"}
     values = {"method": method, "sparsity": sparsity, "seed": seed, "accuracy": accuracy}
     return dict.fromkeys(COLUMNS) | fixed | values | {"run_id": f"digits-resnet20/{method}-{sparsity}-s{seed}"} | more

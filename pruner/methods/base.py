@@ -86,3 +86,21 @@ class Method(nn.Module, ABC):
 
     def update(self, step: int) -> None:
         """Called after the optimizer's step."""
+
+
+class OneShot(Method):
+    """One hard mask for the whole phase, made before it begins, from whatever scores [n] rank the units."""
+
+    def __init__(self, setup: Setup, ranking: Tensor):
+        super().__init__(setup)
+        self.register_buffer("ranking", ranking)
+        self.register_buffer("fixed", self.allocation.hard(ranking))
+
+    ranking: Tensor
+    fixed: Tensor
+
+    def mask(self, step: int) -> Tensor:
+        return self.fixed
+
+    def scores(self) -> Tensor:
+        return self.ranking

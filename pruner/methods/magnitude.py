@@ -6,24 +6,11 @@ The oldest baseline [common]: top-k of |w|; for filters the norm divided by sqrt
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from pruner.methods.base import Method, Setup
+from pruner.methods.base import OneShot, Setup
 
 
-class Magnitude(Method):
-    """One hard mask, from the dense network's magnitudes, for the whole phase."""
+class Magnitude(OneShot):
+    """The units that are largest in the dense network stay."""
 
     def __init__(self, setup: Setup):
-        super().__init__(setup)
-        self.register_buffer("magnitudes", setup.magnitudes())
-        self.register_buffer("fixed", self.allocation.hard(self.magnitudes))
-
-    magnitudes: Tensor
-    fixed: Tensor
-
-    def mask(self, step: int) -> Tensor:
-        return self.fixed
-
-    def scores(self) -> Tensor:
-        return self.magnitudes
+        super().__init__(setup, setup.magnitudes())

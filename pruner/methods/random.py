@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from pruner.methods.base import Method, Setup
+from pruner.methods.base import OneShot, Setup
 
 
-class Random(Method):
-    """One hard mask of random scores, drawn from the run's seed, for the whole phase."""
+class Random(OneShot):
+    """Units stay by scores drawn from the run's seed alone."""
 
     def __init__(self, setup: Setup):
-        super().__init__(setup)
         draw = torch.rand(setup.units.n, generator=setup.generator)
-        self.register_buffer("draw", draw.to(setup.units.device))
-        self.register_buffer("fixed", self.allocation.hard(self.draw))
-
-    draw: Tensor
-    fixed: Tensor
-
-    def mask(self, step: int) -> Tensor:
-        return self.fixed
-
-    def scores(self) -> Tensor:
-        return self.draw
+        super().__init__(setup, draw.to(setup.units.device))

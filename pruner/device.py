@@ -11,10 +11,13 @@ def pick_device(name: str, threads: int = 0) -> torch.device:
     """The device that `name` stands for; `auto` is the first CUDA device, or the CPU. Sets the CPU's threads.
 
     Convolutions are made to choose deterministic algorithms, so that a seed gives one result on one machine.
+    Denormal floats count as zero: masks that fade to nothing are full of them, and on a CPU they cost a hundred times
+    the time of other numbers (docs/log.md).
     Raises ConfigError when this torch cannot use the device.
     """
     if threads:
         torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if name == "auto":

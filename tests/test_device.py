@@ -25,6 +25,8 @@ def test_devices(threads: int) -> None:
     assert torch.get_num_threads() == threads + 1
     torch.zeros(1, device=pick_device("auto"))  # whatever it is, it is there
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    supported = torch.set_flush_denormal(True)
+    assert float(torch.full((1,), 1e-30) * 1e-10) == 0 or not supported
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "no_such_device", ""])

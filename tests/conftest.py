@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from pruner.results.store import RunFolder
 
 RECIPE = {"name": "tiny", "batch_size": 32, "dense_epochs": 2, "prune_epochs": 2, "finetune_epochs": 1}
 IMAGES = {"classes": 6, "image_size": 8, "train_size": 96, "test_size": 48, "noise": 0.4}
+
+
+@pytest.fixture(autouse=True)
+def _denormals_as_usual() -> Iterator[None]:
+    """A run flushes denormal floats to zero for the rest of its process; tests of numbers want them back."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture

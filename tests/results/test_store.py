@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from filelock import FileLock, Timeout
 
 import pruner

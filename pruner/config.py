@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-GRANULARITIES = ("weight", "filter")
-SCOPES = ("global", "layer")
+GRANULARITIES = ("weight", "kernel", "block", "nm", "filter", "head")
+SCOPES = ("global", "layer", "row", "erk", "custom")
 BUDGETS = ("params", "macs")
 PHASES = ("dense", "prune", "finetune")
 SCHEDULES = ("constant", "linear", "cosine", "step")
+# Keys that a run may do without: unused, they stay out of its identity.
+OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
 INCIDENTAL = ("device", "data_dir", "output_dir", "threads", "dataset.options.workers")
 
@@ -129,6 +131,40 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Block:
+    """The shape of granularity=block: rows (output channels) by columns (input channels)."""
+
+    shape: tuple[int, ...] = (16, 8)
+
+    def __post_init__(self) -> None:
+        fits = len(self.shape) == 2 and min(self.shape) >= 1
+        require(fits, "block.shape", list(self.shape), "two whole numbers above 0, as in [16,8]")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The pattern of granularity=nm: of every m neighbouring input channels n stay."""
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.m >= 2, "nm.m", self.m, "2 or more")
+        require(1 <= self.n < self.m, "nm.n", self.n, f"from 1 to {self.m - 1}, below nm.m={self.m}")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How many bits a kept weight has: 0 leaves them as they are, 1 is binary (see `pruner.quantize`)."""
+
+    name: str = "none"
+    bits: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.bits <= 8, "quantization.bits", self.bits, "from 1 to 8, or 0 for none")
+
+
+@dataclass(frozen=True)
 class Phase:
     """How one phase trains: epochs, peak learning rate, and the rate's course over the phase.
 
@@ -195,7 +231,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. `sparsity` is the share of the budgeted cost that is removed, 0 <= sparsity < 1."""
+    """One run. `sparsity` is the share of the budgeted cost that is removed, 0 <= sparsity < 1.
+
+    `block` and `nm` belong to the granularities of that name, `ratios` (of each group to keep) to scope=custom.
+    """
 
     dataset: Choice
     model: Choice
@@ -205,6 +244,10 @@ class Config:
     budget: Budget
     sparsity: float
     recipe: Recipe
+    quantization: Quantization = Quantization()
+    block: Block | None = None
+    nm: Pattern | None = None
+    ratios: dict[str, Any] | None = None
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -216,6 +259,15 @@ class Config:
         one_of("scope", self.scope, SCOPES)
         require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "at least 0 and below 1")
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        for group, ratio in (self.ratios or {}).items():
+            share = isinstance(ratio, int | float) and not isinstance(ratio, bool) and 0 <= ratio <= 1
+            require(share, f"ratios.{group}", ratio, "a share to keep, from 0 to 1")
+        if self.nm is not None:
+            given = abs(self.sparsity - _sparsity_of(self.nm)) < 1e-9
+            pattern = f"{self.nm.n}:{self.nm.m}"
+            require(
+                given, "sparsity", self.sparsity, f"granularity=nm sets it: {pattern}; leave it out, or change nm.n"
+            )
         require(self.threads >= 0, "threads", self.threads, "0 (torch decides) or more")
 
     @property
@@ -237,7 +289,9 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """All that can change the result, as plain values (INCIDENTAL keys are left out)."""
-        values = asdict(self)
+        default = {f.name: f.default for f in fields(self)}
+        unused = {key for key in OPTIONAL if getattr(self, key) == default[key]}
+        values = {key: value for key, value in asdict(self).items() if key not in unused}
         for path in INCIDENTAL:
             *parents, last = path.split(".")
             inner = values
@@ -263,7 +317,13 @@ class Config:
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """A checked Config. Raises ConfigError with one line on the first thing that is wrong."""
+    if values.get("sparsity", 0) is None and values.get("nm") is not None:  # the pattern says it
+        values = {**values, "sparsity": _sparsity_of(build(Pattern, values["nm"], "nm"))}
     return build(Config, values)
+
+
+def _sparsity_of(pattern: Pattern) -> float:
+    return 1 - pattern.n / pattern.m
 
 
 def _hash8(values: Mapping[str, Any]) -> str:

@@ -28,3 +28,8 @@ def pick_device(name: str, threads: int = 0) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device={name}: torch cannot use it ({str(error).splitlines()[0]})") from error
     return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A forward pass in the recipe's precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

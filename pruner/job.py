@@ -25,7 +25,7 @@ def execute(config: Config) -> int:
     if row := folder.finished():
         print(already_done(row, folder.path))
         return 0
-    from pruner import run  # torch is not imported for what is done already
+    from pruner import report, run  # torch is not imported for what is done already
 
     with console_log():
         bench = run.prepare(config)
@@ -42,7 +42,7 @@ def execute(config: Config) -> int:
                 except Exception as error:  # whatever went wrong belongs in the row and in run.log
                     log.exception("the run failed")
                     text = one_line(f"{type(error).__name__}: {error}")
-                    folder.write_result({**run.identity_columns(config), "status": "failed", "error": text})
+                    folder.write_result({**report.identity_columns(config), "status": "failed", "error": text})
                     return 1
                 text = summary(row, folder.path)
                 with folder.log.open("a", encoding="utf-8") as stream:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pruner.config import Config, ConfigError, one_of, require
+from pruner.combinations import check_combination
+from pruner.config import Choice, Config, ConfigError, one_of, require
 from pruner.data.paths import check_folder
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 
@@ -26,15 +27,24 @@ DRIVERS = (
 
 def check(config: Config) -> None:
     """Raises ConfigError, one line that names the key and what can be used instead, if `config` cannot run."""
-    if config.granularity == "filter" and config.model.name in WITHOUT_FILTERS:
-        raise ConfigError(
-            f"granularity=filter: model={config.model.label} has no convolution, so no filters; use granularity=weight"
-        )
+    check_combination(config.method, config.granularity, config.scope)
+    check_model(config.model, config.granularity)
     if config.dataset.name == "imagefolder":
         check_folder(str(config.dataset.options.get("root", "")))
     if config.model.name == "torchvision":
         check_arch(config.model.options.get("arch"))
     check_device(config.device)
+
+
+def check_model(model: Choice, granularity: str) -> None:
+    """Raises ConfigError when a model of ours or of torchvision is known not to have such units."""
+    transformer = model.name == "vit" or str(model.options.get("arch", "")).startswith("vit_")
+    if granularity == "filter" and (model.name in WITHOUT_FILTERS or transformer):
+        use = "head or weight" if transformer else "weight"
+        raise ConfigError(f"granularity=filter: model={model.label} has no filters to remove; use granularity={use}")
+    if granularity == "head" and model.name in BUILTIN and not transformer:
+        has_none = f"model={model.label} has no nn.MultiheadAttention"
+        raise ConfigError(f"granularity=head: {has_none}; use granularity=filter or weight")
 
 
 def check_device(device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pruner.config import Phase, Recipe
 from pruner.data import ImageSet
+from pruner.device import autocast
 from pruner.methods.base import Method
 from pruner.seeds import derive
 from pruner.sparsity.masked import MaskedModel
@@ -131,7 +132,9 @@ class Trainer:
         for group in self.optimizers[0].param_groups:
             group["lr"] = lr
         if self.method:
-            self.network.gate(self.method.mask(step))
+            self.network.gate(self.method.mask(step), self.method.shown())
+            if self.method.forgets(step):
+                self.optimizers[0].state.clear()
         with autocast(self.device, self.recipe.precision):
             logits = self.network(x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
@@ -152,11 +155,6 @@ class Trainer:
         return tqdm(batches, total=self.steps, desc=title, leave=False, disable=None)
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The forward pass in the recipe's precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
 def mask_numbers(mask: Tensor, method: Method) -> dict[str, float]:
     """The share of cost that a mask [n] removes, and the share of units between 0.05 and 0.95."""
     undecided = ((mask > 0.05) & (mask < 0.95)).double().mean()
@@ -166,16 +164,21 @@ def mask_numbers(mask: Tensor, method: Method) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
 def evaluate(network: nn.Module, images: ImageSet, batch_size: int, precision: str) -> Accuracy:
     """Accuracy over all the images, each counted once."""
+    return accuracy_over(network, images.batches(batch_size), precision)
+
+
+@torch.no_grad()
+def accuracy_over(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str) -> Accuracy:
+    """Accuracy over the images of some batches; leaves the network in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
-    counts = torch.zeros(2, dtype=torch.float64, device=device)
-    for x, y in images.batches(batch_size):
+    counts = torch.zeros(3, dtype=torch.float64, device=device)  # right, right among the best five, all
+    for x, y in batches:
         with autocast(device, precision):
             logits = network(x)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
-        counts += torch.stack([best[:, 0].sum(), best.sum()])
-    top1, top5 = (100 * counts / len(images)).tolist()
+        counts += torch.stack([best[:, 0].sum(), best.sum(), best.new_tensor(len(y), dtype=torch.long)])
+    top1, top5 = (100 * counts[:2] / counts[2]).tolist()
     return Accuracy(top1, top5)

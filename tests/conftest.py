@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pruner.config import Config, from_dict
+from pruner.folders import conf_folder
 from pruner.results.store import RunFolder
 
 RECIPE = {"name": "tiny", "batch_size": 32, "dense_epochs": 2, "prune_epochs": 2, "finetune_epochs": 1}
@@ -28,7 +30,7 @@ def _denormals_as_usual() -> Iterator[None]:
 def tiny_config(tmp_path: Path) -> Callable[..., Config]:
     """Makes a small Config that leaves its files below this test's own folder; give it what should differ.
 
-    `name` and `options` are the method's, where they are not its label and empty; `recipe` holds single keys.
+    `method` is a file of conf/method; `name` and `options` change what it says; `recipe` holds single keys.
     """
 
     def make(
@@ -39,10 +41,12 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
         budget: str = "params",
         **changes: Any,
     ) -> Config:
+        chosen = conf_folder() / "method" / f"{method}.yaml"
+        said = yaml.safe_load(chosen.read_text(encoding="utf-8")) if chosen.exists() and not name else {"name": name}
         values: dict[str, Any] = {
             "dataset": {"label": "synthetic", "name": "synthetic", "options": IMAGES},
             "model": {"label": "resnet20", "name": "resnet20", "options": {"width": 4}},
-            "method": {"label": method, "name": name or method, "options": dict(options or {})},
+            "method": {"label": method, "name": said.pop("name"), "options": {**said, **(options or {})}},
             "granularity": "weight",
             "scope": "global",
             "budget": {"name": budget},

@@ -17,7 +17,7 @@ from torch import Tensor
 from pruner import run
 from pruner.config import Config, ConfigError
 from pruner.job import execute
-from pruner.methods.magnitude import Magnitude
+from pruner.methods.one_shot import OneShot
 from pruner.results.row import read_rows
 from pruner.results.store import RunFolder
 
@@ -58,7 +58,7 @@ def test_results_go_to_stdout_and_progress_to_stderr_and_run_log(
     assert "achieved 0.500000" in said.out and said.out in log
 
 
-class Fails(Magnitude):
+class Fails(OneShot):
     """Raises an error of two lines in its second step, or asks for a mask that is not a number."""
 
     healed = False
@@ -116,7 +116,7 @@ def test_a_failed_run_leaves_a_row_and_runs_again(
         ({"method": "gmp", "options": {"every": 2.5}}, r"method\.every=2\.5: expected a whole number"),
         ({"method": "gmp", "options": {"rampp": 0.5}}, r"method\.rampp=0\.5: no such key; gmp takes ramp, every"),
         ({"method": "magnitude", "options": {"ramp": 0.5}}, r"method\.ramp=0\.5: no such key; magnitude takes"),
-        ({"method": "gpm"}, r"method=gpm: .*did you mean gmp"),
+        ({"method": "gpm", "name": "gpm"}, r"method=gpm: .*did you mean gmp"),
         ({"name": "no_such_module:Mine"}, r"method=no_such_module:Mine: no module named no_such_module"),
         ({"name": f"{__name__}:Mine"}, r"method=.*:Mine: .* has no Mine"),
         ({"granularity": "filter", "sparsity": 0.999}, r"sparsity=0\.999: .*budget\.min_units=1"),

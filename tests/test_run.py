@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from pruner import run
-from pruner.config import Choice, Config
+from pruner.bench import prepare
+from pruner.config import Config
 from pruner.data.imageset import TensorSet
 from pruner.methods.base import Method, Setup
-from pruner.methods.random import Random
+from pruner.methods.one_shot import OneShot
+from pruner.report import warn_undecided
 from pruner.results.store import RunFolder, load_model
 
 
@@ -55,7 +57,7 @@ def test_every_epoch_of_every_phase_has_an_order_of_its_own(
 
     def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (images, labels) in enumerate(batches(self, batch_size, **how)):
-            if how and number == 0:  # evaluation asks for no order
+            if how.get("augment") and number == 0:  # training
                 first_labels.append(labels.tolist())
             yield images, labels
 
@@ -71,7 +73,7 @@ def test_training_or_loading_the_dense_network_makes_no_difference(
     config = tiny_config("dtp")
     trained = finish(config)
     elsewhere = str(tmp_path / "elsewhere")
-    finish(replace(config, method=Choice("random", "random"), output_dir=elsewhere))
+    finish(replace(config, method=tiny_config("random").method, output_dir=elsewhere))
     loaded = finish(replace(config, output_dir=elsewhere))
     assert "dense network loaded" in loaded.log.read_text()
     assert "dense network loaded" not in trained.log.read_text()
@@ -82,7 +84,7 @@ def test_training_or_loading_the_dense_network_makes_no_difference(
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
 def test_the_saved_network_is_the_one_in_memory(granularity: str, tiny_config: Callable[..., Config]) -> None:
     config = tiny_config("dtp", granularity=granularity)
-    bench = run.prepare(config)
+    bench = prepare(config)
     folder = RunFolder(Path(config.output_dir) / config.run_id)
     run.run(bench, folder)
     loaded, description = load_model(folder.path)
@@ -101,7 +103,8 @@ def test_a_runs_folder_holds_what_the_contract_says(
     folder = finish(config)
     files = {path.name for path in folder.path.iterdir()}
     assert files == {
-        "config.yaml", "result.csv", "epochs.csv", "layers.csv", "model.safetensors", "model.json", "run.log"
+        "config.yaml", "result.csv", "epochs.csv", "layers.csv", "ratios.csv",
+        "model.safetensors", "model.json", "run.log",
     }  # fmt: skip
     assert folder.read_config() == config.to_dict()
     epochs = folder.read_epochs()
@@ -116,7 +119,7 @@ def test_a_runs_folder_holds_what_the_contract_says(
         assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
 
 
-class Watcher(Random):
+class Watcher(OneShot):
     """A method that wants a fifth of the training images, and shows the setups that it was given."""
 
     held_out = 0.2
@@ -135,7 +138,7 @@ def test_held_out_images_are_kept_from_the_weights(
     batches = TensorSet.batches
 
     def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        if how:  # evaluation asks for no order
+        if how.get("augment"):  # training
             trained.append(self)
         return batches(self, batch_size, **how)
 
@@ -155,7 +158,7 @@ def test_held_out_images_are_kept_from_the_weights(
 
 
 def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Callable[..., Config]) -> None:
-    bench = run.prepare(tiny_config())
+    bench = prepare(tiny_config())
     method, images = bench.method()
     assert isinstance(method, Method)
     assert method.setup.held_out is None and images is bench.data.train
@@ -167,8 +170,8 @@ def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None
     hard = torch.tensor([1.0] * 20 + [0.0] * 80)
     decided = hard.clone()
     decided[:2] = 0.5
-    run.warn_undecided(decided, hard)
+    warn_undecided(decided, hard)
     assert not caplog.messages
     decided[2] = 0.5
-    run.warn_undecided(decided, hard)
+    warn_undecided(decided, hard)
     assert caplog.messages == ["3 units are undecided at hardening, against 20 kept: expect a loss there"]

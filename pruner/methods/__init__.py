@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from pruner.methods.base import Method, Setup
 
 BUILTIN = {
+    "acdc": "pruner.methods.acdc:ACDC",
+    "dpp": "pruner.methods.dpp:DPP",
+    "dsa": "pruner.methods.dsa:DSA",
     "dtp": "pruner.methods.dtp:DTP",
     "gmp": "pruner.methods.gmp:GMP",
-    "magnitude": "pruner.methods.magnitude:Magnitude",
-    "random": "pruner.methods.random:Random",
+    "one_shot": "pruner.methods.one_shot:OneShot",
+    "pdp": "pruner.methods.pdp:PDP",
+    "smart": "pruner.methods.smart:Smart",
+    "spartan": "pruner.methods.spartan:Spartan",
 }
 
 

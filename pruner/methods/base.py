@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pruner.data import ImageSet
+from pruner.device import autocast
 from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units import Units
 
 
@@ -17,15 +19,17 @@ from pruner.sparsity.units import Units
 class Setup:
     """What a method is given: the dense model, the units and their budget, and the length of its phase in steps.
 
-    A method draws its random numbers from `generator` (on the CPU), which depends on the run's seed alone.
-    `held_out` holds the images that it asked to keep from the weights' training.
+    A method draws its random numbers from `generator` (on the CPU), which depends on the run's seed alone. `images`
+    are those that train the weights; `held_out` are those that the method asked to keep from that.
     """
 
     model: nn.Module
     allocation: Allocation
     steps: int
     generator: torch.Generator
+    images: ImageSet | None = None
     held_out: ImageSet | None = None
+    precision: str = "float32"
 
     @property
     def units(self) -> Units:
@@ -33,8 +37,21 @@ class Setup:
         return self.allocation.units
 
     def magnitudes(self) -> Tensor:
-        """Per unit [n], the magnitude of the model's weights as they are now (see `Units.magnitudes`)."""
+        """Per unit [n], the magnitude of the model's weights as they are now (see `Units.magnitudes`).
+
+        Differentiable in the weights; a method that must not train them through it detaches.
+        """
         return self.units.magnitudes(dict(self.model.named_parameters()))
+
+    def logits(self, mask: Tensor, images: Tensor) -> Tensor:
+        """The model's answer [batch, classes] to images under a mask [n], in the run's precision.
+
+        Differentiable in the mask and the weights; the model is in the mode (training or not) that it is in.
+        """
+        network = MaskedModel(self.model, self.units)
+        network.gate(mask)
+        with autocast(images.device, self.precision):
+            return network(images)
 
 
 class Method(nn.Module, ABC):
@@ -44,6 +61,9 @@ class Method(nn.Module, ABC):
     tensors that are assigned as `nn.Parameter` are trained beside the weights (see `optimizer`); tensors
     registered as buffers are part of checkpoints. The dense model stays in `setup`: as an attribute of the method
     its weights would be taken for the method's own.
+
+    The constructor is called once more before any work, on the untrained model, to check the options: what takes
+    long belongs in `begin`.
     """
 
     held_out = 0.0  # share of the training set that the method wants as `setup.held_out`, kept from the weights
@@ -56,6 +76,9 @@ class Method(nn.Module, ABC):
     def allocation(self) -> Allocation:
         """The door to `soft` and `hard`, the two projections onto the budget."""
         return self.setup.allocation
+
+    def begin(self) -> None:
+        """Called once, with the trained dense model, before the first step; not when a run goes on."""
 
     @abstractmethod
     def mask(self, step: int) -> Tensor:
@@ -72,10 +95,22 @@ class Method(nn.Module, ABC):
         """The soft mask [n] that the network ends the phase with; it is folded into the weights that stay."""
         return self.allocation.hard(self.scores())
 
+    def shown(self) -> Tensor | None:
+        """A 0/1 tensor [n] of the units that this step's forward pass shows; None: all that the mask lets through.
+
+        The backward pass runs as if all were shown, so that weights that are hidden for now are trained on.
+        """
+        return None
+
+    def forgets(self, step: int) -> bool:
+        """Whether the weights' optimizer drops its momentum before this step; asked after `mask`."""
+        return False
+
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """The optimizer of the method's own parameters, given the weights' peak rate; None when it has none.
 
-        It makes one step with each step of the weights. Its rate is its own: the weights' schedule leaves it alone.
+        It makes one step with each step of the weights, for the parameters that got a gradient. Its rate is its own:
+        the weights' schedule leaves it alone.
         """
         own = list(self.parameters())
         return torch.optim.SGD(own, lr=lr, momentum=0.9) if own else None
@@ -87,20 +122,11 @@ class Method(nn.Module, ABC):
     def update(self, step: int) -> None:
         """Called after the optimizer's step."""
 
+    def keep_ratios(self) -> Tensor:
+        """The share [groups] of each group's units that the method would keep now; logged every epoch."""
+        mask = self.final_mask().detach()
+        return torch.stack([mask[group.start : group.stop].mean() for group in self.setup.units.groups])
 
-class OneShot(Method):
-    """One hard mask for the whole phase, made before it begins, from whatever scores [n] rank the units."""
-
-    def __init__(self, setup: Setup, ranking: Tensor):
-        super().__init__(setup)
-        self.register_buffer("ranking", ranking)
-        self.register_buffer("fixed", self.allocation.hard(ranking))
-
-    ranking: Tensor
-    fixed: Tensor
-
-    def mask(self, step: int) -> Tensor:
-        return self.fixed
-
-    def scores(self) -> Tensor:
-        return self.ranking
+    def measures(self) -> dict[str, dict[str, float]]:
+        """By layer name, the columns of layers.csv that the method fills, such as `confidence`."""
+        return {}

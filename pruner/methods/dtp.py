@@ -66,7 +66,7 @@ class DTP(Method):
         super().__init__(setup)
         self.score_lr, self.ramp = score_lr, ramp
         self.eps = max(setup.steps, 1) / sharpness  # of scores with unit deviation
-        magnitudes = setup.magnitudes()
+        magnitudes = setup.magnitudes().detach()
         start = magnitudes - magnitudes.mean()
         start = start / start.std().clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
         self.latent = nn.Parameter(start)

@@ -12,40 +12,45 @@ Zhu and Gupta, "To prune, or not to prune", 2017, arXiv 1710.01878.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruner.config import require
+from pruner.methods import scores
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic
 
 
 class GMP(Method):
-    """Hard masks by magnitude under a budget that falls with the cube of time.
+    """Hard masks under a budget that falls with the cube of time.
 
-    ramp: share of the phase over which the budget falls, in [0, 1]. every: steps between two masks.
+    ramp: share of the phase over which the budget falls, in [0, 1]. every: steps between two masks. score: what a unit
+    is worth (see `pruner.methods.scores`); the paper's is magnitude.
     """
 
-    def __init__(self, setup: Setup, ramp: float = 0.8, every: int = 10):
+    def __init__(self, setup: Setup, ramp: float = 0.8, every: int = 10, score: str | Mapping[str, Any] = "magnitude"):
         require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
         require(every >= 1, "method.every", every, "1 or more")
         super().__init__(setup)
         self.ramp, self.every = ramp, every
-        # The magnitudes that the last mask was made of, and that mask.
-        self.register_buffer("magnitudes", setup.magnitudes())
-        self.register_buffer("current", torch.ones_like(self.magnitudes))
+        self.score = scores.create(score, setup)
+        # The scores that the last mask was made of, and that mask.
+        self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
+        self.register_buffer("current", torch.ones_like(self.ranking))
 
-    magnitudes: Tensor
+    ranking: Tensor
     current: Tensor
 
     def mask(self, step: int) -> Tensor:
         ramp_end = math.ceil(self.ramp * self.setup.steps)
         if step == ramp_end or (step < ramp_end and step % self.every == 0):
             sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
-            self.magnitudes = self.setup.magnitudes()
-            self.current = self.allocation.hard(self.magnitudes, sparsity)
+            self.ranking = self.score()
+            self.current = self.allocation.hard(self.ranking, sparsity)
         return self.current
 
     def scores(self) -> Tensor:
-        return self.magnitudes  # not as they are now: what was pruned is not brought back at the end
+        return self.ranking  # not as they are now: what was pruned is not brought back at the end

@@ -34,15 +34,16 @@ COLUMNS = names("""
     device threads precision torch_version pruner_version commit run_id
 """)
 # sparsity: the soft masks' current share of the cost that is removed; undecided: share of units with a mask
-# between 0.05 and 0.95. Both are empty where a phase has no soft masks.
-EPOCH_COLUMNS = names("phase epoch seconds lr loss train_accuracy sparsity undecided")
+# between 0.05 and 0.95; gap: points of accuracy that hardening would cost now. Empty where a phase has no soft masks.
+EPOCH_COLUMNS = names("phase epoch seconds lr loss train_accuracy sparsity undecided gap")
+RATIO_COLUMNS = names("epoch group keep")  # the share of a group's units that each epoch of pruning would keep
 LAYER_COLUMNS = names("""
     layer granularity units_total units_kept params_total params_kept macs_total macs_kept confidence diversity
 """)
 # Every other column holds numbers.
 TEXT = names("""
     status error method dataset model granularity scope budget device precision torch_version pruner_version commit
-    run_id phase layer
+    run_id phase layer group
 """)
 
 

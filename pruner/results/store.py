@@ -23,6 +23,7 @@ from pruner.config import Choice, ConfigError
 from pruner.results.row import (
     EPOCH_COLUMNS,
     LAYER_COLUMNS,
+    RATIO_COLUMNS,
     Row,
     one_line,
     read_rows,
@@ -96,6 +97,7 @@ class RunFolder(Folder):
         super().__init__(path)
         self.result = self.path / "result.csv"
         self.layers = self.path / "layers.csv"
+        self.ratios = self.path / "ratios.csv"
         self.log = self.path / "run.log"
         self.checkpoint = self.path / "checkpoint"
 
@@ -116,6 +118,10 @@ class RunFolder(Folder):
     def write_layers(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one row for each prunable layer (LAYER_COLUMNS)."""
         write_table(self.layers, LAYER_COLUMNS, rows)
+
+    def write_ratios(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes one row for each epoch of pruning and group of units (RATIO_COLUMNS)."""
+        write_table(self.ratios, RATIO_COLUMNS, rows)
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Writes the run's row (COLUMNS): the last thing a run does."""

@@ -24,18 +24,25 @@ class MaskedModel(nn.Module):
         self.units = units
         self.mask: Tensor = torch.ones(units.n)  # the last mask applied, without gradients
         self._gates: dict[str, Tensor] = {}
+        self._shown: dict[str, Tensor] = {}
 
     def forward(self, *inputs: Any) -> Any:
         if not self._gates:
             return self.model(*inputs)
         parameters = dict(self.model.named_parameters())
         masked = {name: parameters[name] * gate for name, gate in self._gates.items()}
+        for name, shown in self._shown.items():
+            masked[name] = masked[name] - (masked[name] * (1 - shown)).detach()
         return functional_call(self.model, masked, inputs)
 
-    def gate(self, mask: Tensor) -> None:
-        """From now on the forward pass applies the mask [n], which may carry gradients to scores."""
-        self.mask = mask.detach()
+    def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
+        """From now on the forward pass applies the mask [n], which may carry gradients to scores.
+
+        Units where the 0/1 tensor `shown` [n] is 0 are zero in the forward pass; gradients flow as if they were not.
+        """
+        self.mask = mask.detach() if shown is None else mask.detach() * shown
         self._gates = self.units.gates(mask)
+        self._shown = {} if shown is None else self.units.gates(shown)
 
     @torch.no_grad()
     def harden(self, hard: Tensor, soft: Tensor) -> None:
@@ -52,6 +59,7 @@ class MaskedModel(nn.Module):
     def fix(self, hard: Tensor) -> None:
         """From now on the forward pass sees exact zeros wherever the 0/1 mask `hard` [n] leaves nothing."""
         self.mask = hard
+        self._shown = {}
         self._gates = {name: zero for name, zero in self.units.zeros(hard).items() if not bool(zero.all())}
 
     @torch.no_grad()

@@ -1,221 +1,42 @@
-"""Units: the things that a mask keeps or drops, and how a mask [n] over them sits on a model's parameters."""
+"""The units of a model at each granularity."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from torch import nn
 
-import torch
-from torch import Tensor, nn
-
-from pruner.config import ConfigError
-from pruner.sparsity.budget import Cost
+from pruner.config import Block, Pattern
+from pruner.sparsity.base import Group, Units
 from pruner.sparsity.channels import Channels
-from pruner.sparsity.cost import ChannelCost
-from pruner.sparsity.layers import Layer, find_layers
+from pruner.sparsity.filters import FilterUnits
+from pruner.sparsity.layers import find_layers
+from pruner.sparsity.tiles import PatternUnits, TileUnits, WeightUnits
 
-Parameters = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Units start..stop-1 of the mask, which all cost the same; they compete with each other under scope=layer."""
-
-    name: str
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """The number of units."""
-        return self.stop - self.start
+__all__ = ["Group", "Units", "make_units"]
 
 
-class Units(ABC):
-    """The units of a model at one granularity; masks and scores over them are tensors [n]."""
+def make_units(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    granularity: str,
+    exclude: tuple[str, ...] = (),
+    block: Block | None = None,
+    nm: Pattern | None = None,
+) -> Units:
+    """The units of a model that takes images [1, *shape]; `block` and `nm` belong to the granularities of that name.
 
-    layers: list[Layer]
-    groups: list[Group]
-    n: int
-    device: torch.device
-
-    @abstractmethod
-    def cost(self, budget: str) -> Cost:
-        """What the units cost in prunable `params` or `macs`: a tensor [n], or a function of the mask."""
-
-    @abstractmethod
-    def sum_over(self, values: Parameters) -> Tensor:
-        """Per unit [n], the sum of `values`, which has a tensor for every prunable weight, of its shape."""
-
-    @abstractmethod
-    def gates(self, mask: Tensor) -> dict[str, Tensor]:
-        """Multipliers, by parameter name, that apply a soft mask [n] where it is felt; differentiable."""
-
-    @abstractmethod
-    def zeros(self, mask: Tensor) -> dict[str, Tensor]:
-        """0/1 tensors, by parameter name, of all that a hard mask [n] leaves: ones stay, zeros are gone."""
-
-    @abstractmethod
-    def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
-        """The part of a mask [n] that belongs to one layer: a value for each of its units."""
-
-    def magnitudes(self, parameters: Parameters) -> Tensor:
-        """Per unit [n], the root mean square of its weights, each in units of its layer's root mean square.
-
-        The norm divided by sqrt(size) [common] makes units of different sizes compare; the layer's own scale is
-        taken out as well [chosen], because a batch norm undoes it: with it in, filters ranked across layers
-        empty whole layers (docs/log.md). Single weights keep their scale.
-        """
-        weights = {layer.weight: parameters[layer.weight].detach() for layer in self.layers if layer.prunable}
-        squares = self.sum_over(
-            {name: weight.square() / weight.square().mean().clamp(min=1e-30) for name, weight in weights.items()}
-        )
-        sizes = self.sum_over({name: torch.ones_like(weight) for name, weight in weights.items()})
-        return (squares / sizes).sqrt()
-
-
-class WeightUnits(Units):
-    """Every weight of every prunable layer is a unit, in the order of the layers."""
-
-    def __init__(self, layers: list[Layer], device: torch.device):
-        self.layers = layers
-        self.groups = []
-        self.n = 0
-        self.device = device
-        for layer in layers:
-            if layer.prunable:
-                self.groups.append(Group(layer.name, self.n, self.n + layer.size))
-                self.n += layer.size
-        self._slices = {group.name: slice(group.start, group.stop) for group in self.groups}
-
-    def cost(self, budget: str) -> Cost:
-        if budget == "params":
-            return None
-        worth = [(layer.size, float(layer.positions)) for layer in self.layers if layer.prunable]
-        return torch.cat([torch.full((size,), positions, device=self.device) for size, positions in worth])
-
-    def sum_over(self, values: Parameters) -> Tensor:
-        return torch.cat([values[layer.weight].flatten() for layer in self.layers if layer.prunable])
-
-    def magnitudes(self, parameters: Parameters) -> Tensor:
-        return self.sum_over(parameters).detach().abs()
-
-    def gates(self, mask: Tensor) -> dict[str, Tensor]:
-        # One split, whose gradient is one concatenation: slices would each make a gradient of full length.
-        parts = mask.split([group.size for group in self.groups])
-        prunable = (layer for layer in self.layers if layer.prunable)
-        return {layer.weight: part.view(layer.shape) for layer, part in zip(prunable, parts, strict=True)}
-
-    def zeros(self, mask: Tensor) -> dict[str, Tensor]:
-        return self.gates(mask)
-
-    def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
-        return mask[self._slices[layer.name]]
-
-
-class FilterUnits(Units):
-    """Every group of tied output channels of convolutions is a unit.
-
-    A soft mask gates the batch norm after a convolution (gamma and beta together: a scale on the filter itself
-    would be undone by the normalisation), or weight and bias where no batch norm follows. A hard mask also takes
-    the filters, and the weights that read dead channels.
+    Raises ConfigError when the model has none.
     """
-
-    def __init__(self, layers: list[Layer], channels: Channels, parameters: Parameters):
-        if not channels.count:
-            raise ConfigError(
-                "granularity=filter: this model has no convolution whose filters can be removed; use granularity=weight"
-            )
-        self.layers = layers
-        self.n = channels.count
-        self.device = next(iter(parameters.values())).device
-        order = self._order(layers, channels)
-        # The unit of every channel; n, where gates find a constant 1, for channels that always stay.
-        self._ins = {layer.name: order[channels.ins[layer.name]] for layer in layers}
-        self._outs = {layer.name: order[channels.outs[layer.name]] for layer in layers}
-        self._norms = {name: order[units] for name, units in channels.norms.items()}
-        self._biases = {layer.name for layer in layers if f"{layer.name}.bias" in parameters}
-        normalised = {unit for units in self._norms.values() for unit in units.tolist()} | {self.n}
-        # A filter is gated itself only if no batch norm feels its channel.
-        self._bare = [layer for layer in layers if not normalised.issuperset(self._outs[layer.name].tolist())]
-
-    def _order(self, layers: list[Layer], channels: Channels) -> Tensor:
-        """The new number of every unit, such that groups are contiguous, and at the end n for -1; sets the groups.
-
-        Units form a group when the same layers make them and the same layers read them.
-        """
-        touched: dict[int, list[tuple[str, str, int]]] = {}
-        for layer in layers:
-            for side, units in (("out", channels.outs[layer.name]), ("in", channels.ins[layer.name])):
-                counts = torch.bincount(units[units >= 0], minlength=self.n)
-                for unit in counts.nonzero().flatten().tolist():
-                    touched.setdefault(unit, []).append((layer.name, side, int(counts[unit])))
-        members: dict[tuple[tuple[str, str, int], ...], list[int]] = {}
-        for unit in range(self.n):
-            members.setdefault(tuple(touched[unit]), []).append(unit)
-        order = torch.full((self.n + 1,), self.n)
-        self.groups = []
-        start = 0
-        for signature, together in members.items():
-            order[torch.tensor(together)] = torch.arange(start, start + len(together))
-            name = next(layer for layer, side, _ in signature if side == "out")
-            self.groups.append(Group(name, start, start + len(together)))
-            start += len(together)
-        return order.to(self.device)
-
-    def cost(self, budget: str) -> Cost:
-        prunable = [layer for layer in self.layers if layer.prunable]
-        return ChannelCost(prunable, self._ins, self._outs, self.n, budget, self.device)
-
-    def sum_over(self, values: Parameters) -> Tensor:
-        total = torch.zeros(self.n + 1, device=self.device)
-        for layer in self.layers:
-            if layer.prunable:
-                total.index_add_(0, self._outs[layer.name], values[layer.weight].flatten(1).sum(1, dtype=total.dtype))
-        return total[: self.n]
-
-    def gates(self, mask: Tensor) -> dict[str, Tensor]:
-        padded = _padded(mask)
-        gates = {}
-        for name, units in self._norms.items():
-            gates[f"{name}.weight"] = gates[f"{name}.bias"] = padded[units]
-        for layer in self._bare:
-            gate = padded[self._outs[layer.name]]
-            gates[layer.weight] = gate.view(-1, *[1] * (len(layer.shape) - 1))
-            if layer.name in self._biases:
-                gates[f"{layer.name}.bias"] = gate
-        return gates
-
-    def zeros(self, mask: Tensor) -> dict[str, Tensor]:
-        padded = _padded(mask)
-        zeros = {}
-        for layer in self.layers:
-            keep_out, keep_in = padded[self._outs[layer.name]], padded[self._ins[layer.name]]
-            if layer.groups > 1:  # groups are tied, so that each reads the same channels of its own; depthwise: one
-                keep_in = keep_in[: layer.shape[1]] if layer.shape[1] > 1 else keep_in.new_ones(1)
-            kernel = [1] * (len(layer.shape) - 2)
-            zeros[layer.weight] = (keep_out.view(-1, 1, *kernel) * keep_in.view(1, -1, *kernel)).expand(layer.shape)
-            if layer.name in self._biases:
-                zeros[f"{layer.name}.bias"] = keep_out
-        for name, units in self._norms.items():
-            zeros[f"{name}.weight"] = zeros[f"{name}.bias"] = padded[units]
-        return zeros
-
-    def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
-        units = self._outs[layer.name]
-        return mask[units[units < self.n]]
-
-
-def _padded(mask: Tensor) -> Tensor:
-    """The mask with a 1 behind its end, for channels that always stay."""
-    return torch.cat([mask, mask.new_ones(1)])
-
-
-def make_units(model: nn.Module, shape: tuple[int, ...], granularity: str, exclude: tuple[str, ...] = ()) -> Units:
-    """The units of a model that takes images [1, *shape]. Raises ConfigError when it has none."""
     layers = find_layers(model, shape, exclude)
-    if granularity == "weight":
-        return WeightUnits(layers, next(model.parameters()).device)
-    channels = Channels(model, shape, keep=[layer.name for layer in layers if not layer.prunable])
-    return FilterUnits(layers, channels, dict(model.named_parameters()))
+    parameters = dict(model.named_parameters())
+    device = next(iter(parameters.values())).device
+    if granularity == "filter":
+        channels = Channels(model, shape, keep=[layer.name for layer in layers if not layer.prunable])
+        return FilterUnits(layers, channels, parameters)
+    if granularity == "kernel":
+        return TileUnits(layers, device, lambda layer: (1, 1, *layer.shape[2:]))
+    if granularity == "block":
+        rows, columns = (block or Block()).shape
+        return TileUnits(layers, device, lambda layer: (rows, columns, *[1] * len(layer.shape[2:])))
+    if granularity == "nm":
+        return PatternUnits(layers, device, nm or Pattern())
+    return WeightUnits(layers, device)

@@ -8,8 +8,7 @@ from torch import nn
 
 from pruner.methods.base import Setup
 from pruner.methods.gmp import GMP
-from pruner.methods.magnitude import Magnitude
-from pruner.methods.random import Random
+from pruner.methods.one_shot import OneShot
 from pruner.methods.schedules import cubic
 from pruner.seeds import generator
 from pruner.sparsity.allocation import Allocation
@@ -71,7 +70,8 @@ def test_gmp_makes_a_mask_every_few_steps() -> None:
 
 def test_magnitude_keeps_the_largest_of_the_dense_network() -> None:
     layer, setup = weights(3, -1, 2, -4)
-    method = Magnitude(setup)
+    method = OneShot(setup, "magnitude")
+    method.begin()
     set_weights(layer, 0, 9, 9, 0)  # what training does later makes no difference
     assert method.mask(0).tolist() == method.mask(9).tolist() == [1, 0, 0, 1]
     assert setup.allocation.hard(method.scores()).tolist() == [1, 0, 0, 1]
@@ -82,7 +82,8 @@ def test_random_depends_on_the_seed_alone() -> None:
     for seed, fill in ((0, 1.0), (0, -7.0), (1, 1.0)):
         torch.manual_seed(int(fill) + 50)
         _, setup = weights(*[fill] * 64, seed=seed)
-        method = Random(setup)
+        method = OneShot(setup, {"name": "random"})
+        method.begin()
         masks.append(method.mask(0))
         assert int(masks[-1].sum()) == 32
         assert torch.equal(setup.allocation.hard(method.scores()), masks[-1])

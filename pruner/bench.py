@@ -1,0 +1,120 @@
+"""What a run works with, made once before any work, and the dense network that many runs share."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import pruner.data
+import pruner.methods
+import pruner.models
+from pruner.checkpoint import Checkpoint
+from pruner.config import Config, ConfigError, expand
+from pruner.data import ImageData, ImageSet
+from pruner.device import pick_device
+from pruner.methods.base import Method, Setup
+from pruner.report import report, seconds
+from pruner.results.row import Row
+from pruner.results.store import DenseStore
+from pruner.seeds import derive, generator
+from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.masked import MaskedModel
+from pruner.sparsity.units import make_units
+from pruner.training import Accuracy, Epoch, Trainer, evaluate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every phase of a run works with. `model` starts untrained and is trained, pruned and saved in place."""
+
+    config: Config
+    data: ImageData
+    device: torch.device
+    model: nn.Module
+    allocation: Allocation
+
+    def evaluate(self, network: nn.Module, images: ImageSet | None = None) -> Accuracy:
+        """Accuracy on the test images, or others."""
+        recipe = self.config.recipe
+        return evaluate(network, images or self.data.test, max(recipe.batch_size, 500), recipe.precision)
+
+    def network(self) -> MaskedModel:
+        """The model under masks, with its weights quantised where the config asks for it."""
+        return MaskedModel(self.model, self.allocation.units)
+
+    def method(self) -> tuple[Method, ImageSet]:
+        """The run's method, set up from the model as it is now, and the images left for training the weights."""
+        config, images = self.config, self.data.train
+        cls = pruner.methods.find(config.method)
+        held_out = None
+        if cls.held_out:
+            try:
+                images, held_out = images.split(cls.held_out, derive(config.seed, "held-out"))
+            except ValueError as error:
+                raise ConfigError(f"method={config.method.label}: needs held-out images: {error}") from error
+        steps = images.steps(config.recipe.batch_size) * config.recipe.prune_epochs
+        setup = Setup(self.model, self.allocation, steps, generator(config.seed, "method"))
+        setup = replace(setup, images=images, held_out=held_out, precision=config.recipe.precision)
+        return pruner.methods.create(config.method, setup), images
+
+
+def prepare(config: Config) -> Bench:
+    """Everything that can be refused is made once before any work: data, model, units, budget, method.
+
+    Raises ConfigError.
+    """
+    device = pick_device(config.device, config.threads)
+    data = pruner.data.load(config.dataset, config.data_dir, device)
+    torch.manual_seed(derive(config.seed, "model"))
+    model = pruner.models.build(config.model, data.shape, data.classes)
+    model.to(device).to(memory_format=torch.channels_last)
+    budget = config.budget
+    units = make_units(model, data.shape, config.granularity, budget.exclude, config.block, config.nm)
+    allocation = Allocation(units, budget.name, config.scope, config.sparsity, budget.min_units, config.ratios)
+    bench = Bench(config, data, device, model, allocation)
+    bench.method()  # a rehearsal: wrong options are refused now, not after the dense phase
+    return bench
+
+
+def dense_network(bench: Bench) -> Row:
+    """Trains the dense network into the bench's model, or loads it from the dense store; gives its numbers.
+
+    Runs that ask for the same network at the same time wait for the first one.
+    """
+    config, model = bench.config, bench.model
+    store = DenseStore(Path(expand(config.output_dir)) / config.dense_id)
+    with store.lock():
+        found = store.load()
+        if found:
+            model.load_state_dict(found[0])
+            log.info("dense network loaded from %s: accuracy %.2f", store.path, found[1]["accuracy"])
+            return found[1]
+        store.write_config(config.dense_identity())
+        checkpoint = Checkpoint(store.path / "checkpoint")
+        network = MaskedModel(model, bench.allocation.units)
+        trainer = Trainer(network, bench.data.train, config.recipe, "dense", config.seed)
+        state = checkpoint.load()
+        if state:
+            model.load_state_dict(state["model"])
+            trainer.load_state_dict(state["trainer"])
+        epochs: list[Epoch] = state.get("epochs", [])
+
+        def finished(numbers: Epoch) -> None:
+            epochs.append(report(numbers, trainer.settings.epochs))
+            store.write_epochs(epochs)
+            checkpoint.save({"epochs": epochs, "model": model.state_dict(), "trainer": trainer.state_dict()})
+
+        trainer.run(finished)
+        accuracy: Accuracy = bench.evaluate(model)
+        info: dict[str, Any] = {"accuracy": accuracy.top1, "accuracy_top5": accuracy.top5}
+        info["seconds"] = seconds(epochs, "dense")
+        store.save(model.state_dict(), info)
+        checkpoint.remove()
+        return info

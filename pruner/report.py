@@ -1,0 +1,78 @@
+"""What a run says of itself: its row, its files' descriptions, its lines on the console."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+from pruner import __version__
+from pruner.config import Config
+from pruner.data import ImageData
+from pruner.results.row import Row
+from pruner.training import Epoch
+
+log = logging.getLogger("pruner.run")
+
+
+def identity_columns(config: Config) -> Row:
+    """The columns of a row that the config alone decides."""
+    return {
+        "method": config.method.label,
+        "dataset": config.dataset.label,
+        "model": config.model.label,
+        "granularity": config.granularity,
+        "scope": config.scope,
+        "budget": config.budget.name,
+        "sparsity": config.sparsity,
+        "seed": config.seed,
+        "dense_epochs": config.recipe.dense_epochs,
+        "prune_epochs": config.recipe.prune_epochs,
+        "finetune_epochs": config.recipe.finetune_epochs,
+        "quant_bits": config.quantization.bits or None,
+        "precision": config.recipe.precision,
+        "pruner_version": __version__,
+        "run_id": config.run_id,
+    }
+
+
+def description(config: Config, data: ImageData) -> dict[str, Any]:
+    """What model.json says: how to build the network, how to feed it, and what was done to it."""
+    choice = config.model
+    return {
+        "label": choice.label,
+        "name": choice.name,
+        # Pretrained weights are not fetched again to be overwritten.
+        "options": {key: value for key, value in choice.options.items() if key != "weights"},
+        "shape": list(data.shape),
+        "classes": data.classes,
+        "labels": list(data.labels),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "masks": "the zeros of the weights",
+        "run": identity_columns(config),
+    }
+
+
+def report(numbers: Epoch, epochs: int) -> Epoch:
+    """Logs an epoch, one of so many of its phase, in one line and gives its numbers back."""
+    line = "{phase} {epoch}/{epochs}  loss {loss:.4f}  train {train_accuracy:.2f}%  {seconds:.1f}s"
+    if "sparsity" in numbers:
+        line += "  sparsity {sparsity:.4f}  undecided {undecided:.4f}"
+    if "gap" in numbers:
+        line += "  gap {gap:.2f}"
+    log.info(line.format(**numbers, epochs=epochs))
+    return numbers
+
+
+def warn_undecided(soft: Tensor, hard: Tensor) -> None:
+    """Says so when hardening decides over many units that training left undecided."""
+    undecided, kept = int(((soft > 0.05) & (soft < 0.95)).sum()), int((hard != 0).sum())
+    if undecided > kept / 10:
+        log.warning("%d units are undecided at hardening, against %d kept: expect a loss there", undecided, kept)
+
+
+def seconds(epochs: list[Epoch], phase: str) -> float:
+    """The time that a phase's epochs took."""
+    return sum(epoch["seconds"] for epoch in epochs if epoch["phase"] == phase)

@@ -1,0 +1,90 @@
+"""What units are: the things that a mask keeps or drops, and how a mask [n] over them sits on a model's parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruner.sparsity.budget import Cost
+from pruner.sparsity.layers import Layer
+
+Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units start..stop-1 of the mask, which one layer makes; they compete with each other under scope=layer."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """The number of units."""
+        return self.stop - self.start
+
+
+class Units(ABC):
+    """The units of a model at one granularity; masks and scores over them are tensors [n]."""
+
+    layers: list[Layer]
+    groups: list[Group]
+    n: int
+    device: torch.device
+
+    @abstractmethod
+    def cost(self, budget: str) -> Cost:
+        """What the units cost in prunable `params` or `macs`: a tensor [n], or a function of the mask."""
+
+    @abstractmethod
+    def sum_over(self, values: Parameters) -> Tensor:
+        """Per unit [n], the sum of `values`, which has a tensor for every prunable weight, of its shape."""
+
+    @abstractmethod
+    def gates(self, mask: Tensor) -> dict[str, Tensor]:
+        """Multipliers, by parameter name, that apply a soft mask [n] where it is felt; differentiable."""
+
+    @abstractmethod
+    def zeros(self, mask: Tensor) -> dict[str, Tensor]:
+        """0/1 tensors, by parameter name, of all that a hard mask [n] leaves: ones stay, zeros are gone."""
+
+    @abstractmethod
+    def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
+        """The part of a mask [n] that belongs to one layer: a value for each of its units."""
+
+    def rows(self, layer: Layer, values: Tensor) -> Tensor:
+        """The part of `values` [n] that belongs to one layer as [rows, candidates], a row for each of its outputs.
+
+        Units that are whole outputs make one row.
+        """
+        return self.layer_mask(layer, values).unsqueeze(0)
+
+    def split_rows(self, values: Tensor) -> list[Tensor]:
+        """`values` [n] by who competes with whom in a fixed pattern: tensors [rows, candidates]."""
+        return [part.unsqueeze(0) for part in values.split([group.size for group in self.groups])]
+
+    def join_rows(self, parts: list[Tensor]) -> Tensor:
+        """[n] from what `split_rows` gave."""
+        return torch.cat([part.flatten() for part in parts])
+
+    def magnitudes(self, parameters: Parameters) -> Tensor:
+        """Per unit [n], the root mean square of its weights, each in units of its layer's root mean square.
+
+        The norm divided by sqrt(size) [common] makes units of different sizes compare; the layer's own scale is
+        taken out as well [chosen], because a batch norm undoes it: with it in, filters ranked across layers
+        empty whole layers (docs/log.md). Single weights keep their scale.
+        """
+        weights = {layer.weight: parameters[layer.weight] for layer in self.layers if layer.prunable}
+        squares = self.sum_over(
+            {
+                name: weight.square() / weight.detach().square().mean().clamp(min=1e-30)
+                for name, weight in weights.items()
+            }
+        )
+        sizes = self.sum_over({name: torch.ones_like(weight) for name, weight in weights.items()})
+        return (squares / sizes).clamp(min=1e-30).sqrt()  # the gradient at 0 is 0, not infinite

@@ -1,0 +1,111 @@
+"""Filters: every group of tied output channels of convolutions is a unit, with all that it feeds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pruner.config import ConfigError
+from pruner.sparsity.base import Group, Parameters, Units
+from pruner.sparsity.budget import Cost
+from pruner.sparsity.channels import Channels
+from pruner.sparsity.cost import ChannelCost
+from pruner.sparsity.layers import Layer
+
+
+class FilterUnits(Units):
+    """Every group of tied output channels of convolutions is a unit.
+
+    A soft mask gates the batch norm after a convolution (gamma and beta together: a scale on the filter itself
+    would be undone by the normalisation), or weight and bias where no batch norm follows. A hard mask also takes
+    the filters, and the weights that read dead channels.
+    """
+
+    def __init__(self, layers: list[Layer], channels: Channels, parameters: Parameters):
+        if not channels.count:
+            raise ConfigError(
+                "granularity=filter: this model has no convolution whose filters can be removed; use granularity=weight"
+            )
+        self.layers = layers
+        self.n = channels.count
+        self.device = next(iter(parameters.values())).device
+        order = self._order(layers, channels)
+        # The unit of every channel; n, where gates find a constant 1, for channels that always stay.
+        self._ins = {layer.name: order[channels.ins[layer.name]] for layer in layers}
+        self._outs = {layer.name: order[channels.outs[layer.name]] for layer in layers}
+        self.norms = {name: order[units] for name, units in channels.norms.items()}
+        self._biases = {layer.name for layer in layers if f"{layer.name}.bias" in parameters}
+        normalised = {unit for units in self.norms.values() for unit in units.tolist()} | {self.n}
+        # A filter is gated itself only if no batch norm feels its channel.
+        self._bare = [layer for layer in layers if not normalised.issuperset(self._outs[layer.name].tolist())]
+
+    def _order(self, layers: list[Layer], channels: Channels) -> Tensor:
+        """The new number of every unit, such that groups are contiguous, and at the end n for -1; sets the groups.
+
+        Units form a group when the same layers make them and the same layers read them.
+        """
+        touched: dict[int, list[tuple[str, str, int]]] = {}
+        for layer in layers:
+            for side, units in (("out", channels.outs[layer.name]), ("in", channels.ins[layer.name])):
+                counts = torch.bincount(units[units >= 0], minlength=self.n)
+                for unit in counts.nonzero().flatten().tolist():
+                    touched.setdefault(unit, []).append((layer.name, side, int(counts[unit])))
+        members: dict[tuple[tuple[str, str, int], ...], list[int]] = {}
+        for unit in range(self.n):
+            members.setdefault(tuple(touched[unit]), []).append(unit)
+        order = torch.full((self.n + 1,), self.n)
+        self.groups = []
+        start = 0
+        for signature, together in members.items():
+            order[torch.tensor(together)] = torch.arange(start, start + len(together))
+            name = next(layer for layer, side, _ in signature if side == "out")
+            self.groups.append(Group(name, start, start + len(together)))
+            start += len(together)
+        return order.to(self.device)
+
+    def cost(self, budget: str) -> Cost:
+        prunable = [layer for layer in self.layers if layer.prunable]
+        return ChannelCost(prunable, self._ins, self._outs, self.n, budget, self.device)
+
+    def sum_over(self, values: Parameters) -> Tensor:
+        total = torch.zeros(self.n + 1, device=self.device)
+        for layer in self.layers:
+            if layer.prunable:
+                total.index_add_(0, self._outs[layer.name], values[layer.weight].flatten(1).sum(1, dtype=total.dtype))
+        return total[: self.n]
+
+    def gates(self, mask: Tensor) -> dict[str, Tensor]:
+        padded = _padded(mask)
+        gates = {}
+        for name, units in self.norms.items():
+            gates[f"{name}.weight"] = gates[f"{name}.bias"] = padded[units]
+        for layer in self._bare:
+            gate = padded[self._outs[layer.name]]
+            gates[layer.weight] = gate.view(-1, *[1] * (len(layer.shape) - 1))
+            if layer.name in self._biases:
+                gates[f"{layer.name}.bias"] = gate
+        return gates
+
+    def zeros(self, mask: Tensor) -> dict[str, Tensor]:
+        padded = _padded(mask)
+        zeros = {}
+        for layer in self.layers:
+            keep_out, keep_in = padded[self._outs[layer.name]], padded[self._ins[layer.name]]
+            if layer.groups > 1:  # groups are tied, so that each reads the same channels of its own; depthwise: one
+                keep_in = keep_in[: layer.shape[1]] if layer.shape[1] > 1 else keep_in.new_ones(1)
+            kernel = [1] * (len(layer.shape) - 2)
+            zeros[layer.weight] = (keep_out.view(-1, 1, *kernel) * keep_in.view(1, -1, *kernel)).expand(layer.shape)
+            if layer.name in self._biases:
+                zeros[f"{layer.name}.bias"] = keep_out
+        for name, units in self.norms.items():
+            zeros[f"{name}.weight"] = zeros[f"{name}.bias"] = padded[units]
+        return zeros
+
+    def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
+        units = self._outs[layer.name]
+        return mask[units[units < self.n]]
+
+
+def _padded(mask: Tensor) -> Tensor:
+    """The mask with a 1 behind its end, for channels that always stay."""
+    return torch.cat([mask, mask.new_ones(1)])

@@ -1,0 +1,79 @@
+"""The two projections for fixed patterns: the same number of units in every row, for many rows at once.
+
+They are `soft_mask` and `hard_mask` with one multiplier for each row; thousands of rows cannot be solved one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_PASSES = 200  # bisection alone takes about 60: reaching it means bad scores
+
+
+def soft_rows(scores: Tensor, keep: int, temperature: float = 1.0) -> Tensor:
+    """The soft mask sigmoid(scores / temperature + mu), with one mu for each row so that each row sums to `keep`.
+
+    scores [rows, n], float32 or float64; the result has the same shape and type. Differentiable in the scores, row by
+    row, as `soft_mask` is. Raises ValueError on a temperature of 0 or less and on NaN scores.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if keep >= scores.shape[1]:
+        return torch.ones_like(scores)
+    return _SoftRows.apply(scores, int(keep), float(temperature))
+
+
+def hard_rows(scores: Tensor, keep: int) -> Tensor:
+    """The 0/1 mask [rows, n] of the `keep` largest scores of each row; equal scores are taken in order of index.
+
+    Raises ValueError on NaN scores.
+    """
+    if bool(scores.isnan().any()):
+        raise ValueError("scores contain NaN")
+    best = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :keep]
+    return torch.zeros_like(scores).scatter_(1, best, 1)
+
+
+class _SoftRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, keep: int, temperature: float) -> Tensor:
+        mask = _solve(scores, keep, temperature)
+        ctx.save_for_backward(mask)
+        ctx.temperature = temperature
+        return mask
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (mask,) = ctx.saved_tensors
+        v = mask * (1 - mask)
+        vg = v * grads[0]
+        total = v.sum(1, keepdim=True, dtype=torch.float64)
+        share = vg.sum(1, keepdim=True, dtype=torch.float64) / total.clamp(min=torch.finfo(torch.float64).tiny)
+        return (vg - v * share.to(v.dtype)) / ctx.temperature, None, None
+
+
+def _solve(scores: Tensor, keep: int, temperature: float) -> Tensor:
+    """Newton steps inside a bracket, for all rows together, on scores centred where the budget runs out."""
+    best = scores.topk(keep + 1, dim=1).values
+    # Differences of close floats are exact, so each row is centred between the last unit kept and the first dropped.
+    z = (scores - (best[:, -1:] + best[:, -2:-1]) / 2) / temperature
+    even = math.log(keep / (scores.shape[1] - keep))  # the mu of equal scores
+    low, high = (even - z.amax(1, keepdim=True)).double(), (even - z.amin(1, keepdim=True)).double()
+    mu = torch.zeros_like(low).clamp(low, high)
+    eps = torch.finfo(scores.dtype).eps
+    for _ in range(_PASSES):
+        mask = torch.sigmoid(z + mu.to(z.dtype))
+        gap = mask.sum(1, keepdim=True, dtype=torch.float64) - keep
+        slope = (mask * (1 - mask)).sum(1, keepdim=True, dtype=torch.float64)
+        if bool((gap.abs() <= (math.sqrt(eps) * slope).clamp(min=eps * keep)).all()):
+            return mask - (gap / slope.clamp(min=eps)).to(z.dtype) * (mask * (1 - mask))  # the last step, on the mask
+        low, high = torch.where(gap < 0, mu, low), torch.where(gap > 0, mu, high)
+        step = mu - gap / slope
+        mu = torch.where((step > low) & (step < high), step, (low + high) / 2)
+    raise ValueError(f"no soft mask keeps {keep} units of each row: scores are infinite or NaN")

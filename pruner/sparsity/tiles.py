@@ -1,0 +1,132 @@
+"""Units that are tiles of a weight tensor: single weights, kernels, blocks, and the weights of an n:m pattern."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pruner.config import Pattern
+from pruner.sparsity.base import Group, Parameters, Units
+from pruner.sparsity.budget import Cost
+from pruner.sparsity.layers import Layer
+
+
+class TileUnits(Units):
+    """Every weight tensor [out, in, *kernel] is cut into tiles of one shape, and each tile is a unit.
+
+    Units are in the order of the layers and, within a layer, of the grid of its tiles. At the far ends of a tensor
+    tiles may be cut off; such a tile costs what is there of it.
+    """
+
+    def __init__(self, layers: list[Layer], device: torch.device, tile: Callable[[Layer], tuple[int, ...]]):
+        """`tile` gives the shape of a layer's tiles, in as many dimensions as its weight has."""
+        self.layers = layers
+        self.device = device
+        self.groups = []
+        self.n = 0
+        self._prunable = [layer for layer in layers if layer.prunable]
+        self._tiles: dict[str, tuple[int, ...]] = {}
+        self._grids: dict[str, tuple[int, ...]] = {}
+        for layer in self._prunable:
+            self._tiles[layer.name] = tile(layer)
+            grid = tuple(-(-size // t) for size, t in zip(layer.shape, self._tiles[layer.name], strict=True))
+            self._grids[layer.name] = grid
+            self.groups.append(Group(layer.name, self.n, self.n + math.prod(grid)))
+            self.n = self.groups[-1].stop
+        self._slices = {group.name: slice(group.start, group.stop) for group in self.groups}
+
+    def cost(self, budget: str) -> Cost:
+        worth = {
+            layer.weight: torch.full(layer.shape, layer.positions if budget == "macs" else 1, device=self.device)
+            for layer in self._prunable
+        }
+        return self.sum_over(worth).float()
+
+    def sum_over(self, values: Parameters) -> Tensor:
+        return torch.cat([self._sum(layer, values[layer.weight]).flatten() for layer in self._prunable])
+
+    def gates(self, mask: Tensor) -> dict[str, Tensor]:
+        # One split, whose gradient is one concatenation: slices would each make a gradient of full length.
+        parts = mask.split([group.size for group in self.groups])
+        return {layer.weight: self._spread(layer, part) for layer, part in zip(self._prunable, parts, strict=True)}
+
+    def zeros(self, mask: Tensor) -> dict[str, Tensor]:
+        gates = self.gates(mask)
+        return {layer.weight: gates[layer.weight].expand(layer.shape) for layer in self._prunable}
+
+    def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
+        return mask[self._slices[layer.name]]
+
+    def rows(self, layer: Layer, values: Tensor) -> Tensor:
+        return self.layer_mask(layer, values).view(self._grids[layer.name][0], -1)
+
+    def split_rows(self, values: Tensor) -> list[Tensor]:
+        parts = values.split([group.size for group in self.groups])
+        return [part.view(self._grids[group.name][0], -1) for part, group in zip(parts, self.groups, strict=True)]
+
+    def _sum(self, layer: Layer, values: Tensor) -> Tensor:
+        """A tensor of a weight's shape, summed over each tile: [grid]."""
+        for dim, (tile, cells) in enumerate(zip(self._tiles[layer.name], self._grids[layer.name], strict=True)):
+            if tile > 1:
+                missing = cells * tile - values.shape[dim]
+                padded = F.pad(values, (0, 0) * (values.dim() - 1 - dim) + (0, missing)) if missing else values
+                values = padded.unflatten(dim, (cells, tile)).sum(dim + 1)
+        return values
+
+    def _spread(self, layer: Layer, part: Tensor) -> Tensor:
+        """A layer's part of a mask over its weight: a tensor that broadcasts to the weight's shape."""
+        spread = part.view(self._grids[layer.name])
+        for dim, (tile, size) in enumerate(zip(self._tiles[layer.name], layer.shape, strict=True)):
+            if 1 < tile < size:  # a tile that spans all of a dimension broadcasts by itself
+                spread = spread.repeat_interleave(tile, dim).narrow(dim, 0, size)
+        return spread
+
+
+class WeightUnits(TileUnits):
+    """Every weight of every prunable layer is a unit."""
+
+    def __init__(self, layers: list[Layer], device: torch.device):
+        super().__init__(layers, device, lambda layer: (1,) * len(layer.shape))
+
+    def cost(self, budget: str) -> Cost:
+        return None if budget == "params" else super().cost(budget)
+
+    def magnitudes(self, parameters: Parameters) -> Tensor:
+        return self.sum_over(parameters).abs()
+
+
+class PatternUnits(WeightUnits):
+    """Single weights that compete in groups of m neighbouring input channels, as sparse tensor cores want them.
+
+    Where m does not divide the number of input channels, the rest is a smaller group.
+    """
+
+    def __init__(self, layers: list[Layer], device: torch.device, pattern: Pattern):
+        super().__init__(layers, device)
+        self.pattern = pattern
+
+    def split_rows(self, values: Tensor) -> list[Tensor]:
+        parts = []
+        for layer, part in zip(self._prunable, values.split([group.size for group in self.groups]), strict=True):
+            along = part.view(layer.shape).movedim(1, -1)  # input channels last
+            whole = self._whole(layer)
+            parts += [along[..., :whole].reshape(-1, self.pattern.m)] if whole else []
+            parts += [along[..., whole:].reshape(-1, layer.shape[1] - whole)] if whole < layer.shape[1] else []
+        return parts
+
+    def join_rows(self, parts: list[Tensor]) -> Tensor:
+        joined, rest = [], iter(parts)
+        for layer in self._prunable:
+            whole, outer = self._whole(layer), (layer.shape[0], *layer.shape[2:])
+            sizes = [size for size in (whole, layer.shape[1] - whole) if size]
+            along = torch.cat([next(rest).reshape(*outer, size) for size in sizes], dim=-1)
+            joined.append(along.movedim(-1, 1).flatten())
+        return torch.cat(joined)
+
+    def _whole(self, layer: Layer) -> int:
+        """How many of a layer's input channels are in groups of m."""
+        return layer.shape[1] // self.pattern.m * self.pattern.m

@@ -28,6 +28,7 @@ BUILTIN = {
     "vgg16": "pruner.models.vgg:vgg16",
     "vgg19": "pruner.models.vgg:vgg19",
     "torchvision": "pruner.models.torchvision:torchvision_model",
+    "vit": "pruner.models.vit:vit",
 }
 
 # No convolution, so nothing to prune at granularity=filter.

@@ -64,6 +64,17 @@ class Units(ABC):
         """
         return self.layer_mask(layer, values).unsqueeze(0)
 
+    def extra_macs_gone(self, mask: Tensor) -> int:
+        """Multiply-adds that a hard mask [n] saves outside of layers, such as between attention's queries and keys."""
+        return 0
+
+    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
+        """The parts [rows, candidates] of a hard mask [n] that an index must store to tell where weights are left.
+
+        None when what is gone leaves no holes.
+        """
+        return []
+
     def split_rows(self, values: Tensor) -> list[Tensor]:
         """`values` [n] by who competes with whom in a fixed pattern: tensors [rows, candidates]."""
         return [part.unsqueeze(0) for part in values.split([group.size for group in self.groups])]

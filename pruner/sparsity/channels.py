@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pruner.sparsity.layers import CONVOLUTIONS
+from pruner.sparsity.layers import CONVOLUTIONS, Layer
 
 FIXED = 0  # label of a channel that cannot be removed, such as those of the image
 NOTHING = -1  # label of a constant zero, such as the channels that a parameter-free shortcut adds
@@ -255,7 +255,8 @@ class Channels:
         for tensor in tree_flatten(output)[0]:
             tracer.labels.fix(tracer.get(tensor)[0])
         for name in keep:
-            tracer.labels.fix(tracer.outs[name])
+            if name in tracer.outs:
+                tracer.labels.fix(tracer.outs[name])
 
         self._units: dict[int, int] = {}
         find = tracer.labels.find
@@ -263,6 +264,14 @@ class Channels:
         self.ins = {name: self._to_units(labels, find) for name, labels in tracer.ins.items()}
         self.norms = {name: self._to_units(labels, find) for name, labels in tracer.norms.items()}
         self.count = len(self._units)
+
+    def out_of(self, layer: Layer) -> Tensor:
+        """The units of a layer's output channels; -1 throughout where its weight is used outside of its module."""
+        return self.outs.get(layer.name, torch.full((layer.shape[0],), -1))
+
+    def into(self, layer: Layer) -> Tensor:
+        """The units of a layer's input channels, likewise."""
+        return self.ins.get(layer.name, torch.full((layer.shape[1] * layer.groups,), -1))
 
     def _to_units(self, labels: Tensor, find: Callable[[int], int]) -> Tensor:
         units = []

@@ -34,7 +34,7 @@ def count(model: nn.Module, shape: tuple[int, ...], units: Units, mask: Tensor) 
     zeros = units.zeros(mask)
     gone = {name: int((zero == 0).sum()) for name, zero in zeros.items()}
     rows: list[dict[str, Any]] = []
-    macs_gone = 0
+    macs_gone = units.extra_macs_gone(mask)
     for layer in units.layers:
         macs_gone += layer.positions * gone.get(layer.weight, 0)
         if layer.prunable:

@@ -31,10 +31,9 @@ class FilterUnits(Units):
         self.device = next(iter(parameters.values())).device
         order = self._order(layers, channels)
         # The unit of every channel; n, where gates find a constant 1, for channels that always stay.
-        self._ins = {layer.name: order[channels.ins[layer.name]] for layer in layers}
-        self._outs = {layer.name: order[channels.outs[layer.name]] for layer in layers}
+        self._ins = {layer.name: order[channels.into(layer)] for layer in layers}
+        self._outs = {layer.name: order[channels.out_of(layer)] for layer in layers}
         self.norms = {name: order[units] for name, units in channels.norms.items()}
-        self._biases = {layer.name for layer in layers if f"{layer.name}.bias" in parameters}
         normalised = {unit for units in self.norms.values() for unit in units.tolist()} | {self.n}
         # A filter is gated itself only if no batch norm feels its channel.
         self._bare = [layer for layer in layers if not normalised.issuperset(self._outs[layer.name].tolist())]
@@ -46,7 +45,7 @@ class FilterUnits(Units):
         """
         touched: dict[int, list[tuple[str, str, int]]] = {}
         for layer in layers:
-            for side, units in (("out", channels.outs[layer.name]), ("in", channels.ins[layer.name])):
+            for side, units in (("out", channels.out_of(layer)), ("in", channels.into(layer))):
                 counts = torch.bincount(units[units >= 0], minlength=self.n)
                 for unit in counts.nonzero().flatten().tolist():
                     touched.setdefault(unit, []).append((layer.name, side, int(counts[unit])))
@@ -82,8 +81,8 @@ class FilterUnits(Units):
         for layer in self._bare:
             gate = padded[self._outs[layer.name]]
             gates[layer.weight] = gate.view(-1, *[1] * (len(layer.shape) - 1))
-            if layer.name in self._biases:
-                gates[f"{layer.name}.bias"] = gate
+            if layer.bias:
+                gates[layer.bias] = gate
         return gates
 
     def zeros(self, mask: Tensor) -> dict[str, Tensor]:
@@ -95,8 +94,8 @@ class FilterUnits(Units):
                 keep_in = keep_in[: layer.shape[1]] if layer.shape[1] > 1 else keep_in.new_ones(1)
             kernel = [1] * (len(layer.shape) - 2)
             zeros[layer.weight] = (keep_out.view(-1, 1, *kernel) * keep_in.view(1, -1, *kernel)).expand(layer.shape)
-            if layer.name in self._biases:
-                zeros[f"{layer.name}.bias"] = keep_out
+            if layer.bias:
+                zeros[layer.bias] = keep_out
         for name, units in self.norms.items():
             zeros[f"{name}.weight"] = zeros[f"{name}.bias"] = padded[units]
         return zeros

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruner.config import ConfigError, one_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_IS_CONV = {F.linear: False, F.conv1d: True, F.conv2d: True, F.conv3d: True}  # what is a layer, and of which kind
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution or linear layer. `positions` counts the outputs of each output channel at batch 1."""
+    """One convolution or linear layer: a weight [out, in / groups, *kernel] of the model and what it is used for.
+
+    `weight` and `bias` are names of the model's parameters; `name` is that of the weight without its last word.
+    `positions` counts the outputs of each output channel at batch 1. `pairs` counts the (query, key) pairs for
+    which the packed input projection of a self-attention is made, as often as it runs, and is 0 for all else.
+    """
 
     name: str
+    weight: str
+    bias: str | None
     shape: tuple[int, ...]
     positions: int
-    is_conv: bool
-    groups: int
-    prunable: bool
-
-    @property
-    def weight(self) -> str:
-        """The name of the weight among the model's parameters."""
-        return f"{self.name}.weight"
+    is_conv: bool = False
+    groups: int = 1
+    prunable: bool = True
+    pairs: int = 0
 
     @property
     def size(self) -> int:
@@ -37,61 +48,103 @@ class Layer:
 
 
 def find_layers(model: nn.Module, shape: tuple[int, ...], exclude: tuple[str, ...] = ()) -> list[Layer]:
-    """The layers that one image [1, *shape] runs through, in order.
+    """The layers that one image [1, *shape] runs through, in order; a weight that is used twice is one layer.
 
-    Layers named in `exclude` (`first` and `last` stand for those) are marked as not prunable. Raises ConfigError
-    when an excluded layer is not there or nothing is left to prune.
+    They are found by the functions that run, not by the types of modules: attention hands its weights to functions,
+    and its modules for them never run. Layers named in `exclude` (`first` and `last` stand for those) are marked as
+    not prunable. Raises ConfigError when an excluded layer is not there or nothing is left to prune.
     """
-    positions: dict[str, int] = {}
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))}
-
-    def count(name: str, module: Any, output: Tensor) -> None:
-        positions[name] = positions.get(name, 0) + output.numel() // module.weight.shape[0]
-
-    hooks = [
-        module.register_forward_hook(lambda module, _, output, name=name: count(name, module, output))
-        for name, module in modules.items()
-    ]
-    try:
-        _forward_one(model, shape)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-    names = list(positions)
+    watch = _Watch(model)
+    _forward_one(model, shape, watch)
+    names = [layer.name for layer in watch.layers.values()]
     ends = {"first": names[:1], "last": names[-1:]}
     for name in exclude:
         one_of("budget.exclude", name, [*ends, *names])
     excluded = {layer for name in exclude for layer in ends.get(name, [name])}
     if excluded >= set(names):
         raise ConfigError(f"budget.exclude={list(exclude)}: leaves no convolution or linear layer to prune")
-    return [
-        Layer(
-            name=name,
-            shape=tuple(modules[name].weight.shape),
-            positions=positions[name],
-            is_conv=isinstance(modules[name], CONVOLUTIONS),
-            groups=getattr(modules[name], "groups", 1),
-            prunable=name not in excluded,
-        )
-        for name in names
-    ]
+    return [replace(layer, prunable=layer.name not in excluded) for layer in watch.layers.values()]
 
 
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of the whole model for one image [1, *shape], by torch's flop counter (which counts two each)."""
-    with FlopCounterMode(display=False) as counter:
-        _forward_one(model, shape)
+    """Multiply-adds of the whole model for one image [1, *shape], by torch's flop counter (which counts two each).
+
+    The two products of attention, of queries with keys and of their weights with values, are among them.
+    """
+    counter = FlopCounterMode(display=False)
+    _forward_one(model, shape, counter)
     return counter.get_total_flops() // 2
 
 
-def _forward_one(model: nn.Module, shape: tuple[int, ...]) -> None:
-    """One image of zeros through the model in evaluation mode, which is left as it was."""
-    device = next(model.parameters()).device
+class _Watch(TorchFunctionMode):
+    """Sees every function that a model calls, and notes those that a parameter of the model is the weight of."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.layers: dict[str, Layer] = {}  # by the name of the weight
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func in _IS_CONV:
+            image, weight, bias = _operands(*args, **kwargs)
+            groups = image.shape[1 - weight.dim()] // weight.shape[1]
+            self._note(weight, bias, output.numel() // weight.shape[0], is_conv=_IS_CONV[func], groups=groups)
+        elif func is F.multi_head_attention_forward:
+            self._attention(inspect.signature(func).bind(*args, **kwargs).arguments)
+        return output
+
+    def _attention(self, given: dict[str, Any]) -> None:
+        """Notes the projections of an attention; a mode sees it as one call, and nothing of what it calls."""
+        inputs = [given[name] for name in ("query", "key", "value")]
+        tokens = [tensor.numel() // tensor.shape[-1] for tensor in inputs]
+        if given.get("use_separate_proj_weight"):
+            for name, count in zip("qkv", tokens, strict=True):
+                self._note(given[f"{name}_proj_weight"], None, count)
+        else:  # each third of the rows has an input of its own
+            query, extra = inputs[0], given["bias_k"] is not None or given["add_zero_attn"]
+            of_itself = all(tensor is query for tensor in inputs) and not extra
+            pairs = len(query) * tokens[0] if of_itself else 0  # a query is [length, batch, channels] here
+            self._note(given["in_proj_weight"], given["in_proj_bias"], sum(tokens) // 3, pairs=pairs)
+        self._note(given["out_proj_weight"], given["out_proj_bias"], tokens[0])
+
+    def _note(self, weight: Tensor, bias: Tensor | None, positions: int, pairs: int = 0, **kind: Any) -> None:
+        name = self.names.get(id(weight))
+        if name is None:  # not a parameter as it is, such as a weight that is computed
+            return
+        if name not in self.layers:
+            short = re.sub(r"[._]weight$", "", name)
+            bias_name = None if bias is None else self.names.get(id(bias))
+            self.layers[name] = Layer(short, name, bias_name, tuple(weight.shape), 0, **kind)
+        layer = self.layers[name]
+        self.layers[name] = replace(layer, positions=layer.positions + positions, pairs=layer.pairs + pairs)
+
+
+def _operands(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Any:
+    """The tensors that convolutions and linear maps are called with, in order or by name."""
+    return input, weight, bias
+
+
+def _forward_one(model: nn.Module, shape: tuple[int, ...], observer: Any) -> None:
+    """One image of zeros through the model in evaluation mode, which is left as it was, under `observer`."""
+    image = torch.zeros(1, *shape, device=next(model.parameters()).device)
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            model(torch.zeros(1, *shape, device=device))
+        with torch.no_grad(), _plain_attention(), observer:
+            model(image)
     finally:
         model.train(training)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as the products that it is made of: fused kernels hide their weights and their multiply-adds."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pruner.sparsity.units import Units
+from pruner.quantize import fake_quantize
+from pruner.sparsity.base import Units
 
 
 class MaskedModel(nn.Module):
@@ -18,22 +19,32 @@ class MaskedModel(nn.Module):
     weight decay do. The model's own parameters stay plain parameters, so saving and counting need no unwrapping.
     """
 
-    def __init__(self, model: nn.Module, units: Units):
+    def __init__(self, model: nn.Module, units: Units, bits: int = 0):
+        """`bits`: the forward pass quantises the prunable weights to so many (see `pruner.quantize`); 0: not at all."""
         super().__init__()
         self.model = model
         self.units = units
+        self._bits = {layer.weight: bits for layer in units.layers if layer.prunable and bits}
         self.mask: Tensor = torch.ones(units.n)  # the last mask applied, without gradients
         self._gates: dict[str, Tensor] = {}
         self._shown: dict[str, Tensor] = {}
 
     def forward(self, *inputs: Any) -> Any:
-        if not self._gates:
-            return self.model(*inputs)
+        masked = self._masked()
+        return functional_call(self.model, masked, inputs) if masked else self.model(*inputs)
+
+    def _masked(self) -> dict[str, Tensor]:
+        """What the forward pass uses in the place of parameters."""
         parameters = dict(self.model.named_parameters())
-        masked = {name: parameters[name] * gate for name, gate in self._gates.items()}
+        names = self._gates.keys() | self._bits.keys()
+        masked = {
+            name: fake_quantize(parameter, self._gates.get(name), self._bits.get(name, 0))
+            for name, parameter in parameters.items()
+            if name in names
+        }
         for name, shown in self._shown.items():
             masked[name] = masked[name] - (masked[name] * (1 - shown)).detach()
-        return functional_call(self.model, masked, inputs)
+        return masked
 
     def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
         """From now on the forward pass applies the mask [n], which may carry gradients to scores.
@@ -68,3 +79,10 @@ class MaskedModel(nn.Module):
         parameters = dict(self.model.named_parameters())
         for name, zero in self._gates.items():
             parameters[name].mul_(zero)
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Writes what the forward pass sees, zeros and quantised weights, into the parameters."""
+        parameters = dict(self.model.named_parameters())
+        for name, value in self._masked().items():
+            parameters[name].copy_(value)

@@ -64,6 +64,9 @@ class TileUnits(Units):
     def rows(self, layer: Layer, values: Tensor) -> Tensor:
         return self.layer_mask(layer, values).view(self._grids[layer.name][0], -1)
 
+    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
+        return [self.rows(layer, mask)]
+
     def split_rows(self, values: Tensor) -> list[Tensor]:
         parts = values.split([group.size for group in self.groups])
         return [part.view(self._grids[group.name][0], -1) for part, group in zip(parts, self.groups, strict=True)]
@@ -109,14 +112,14 @@ class PatternUnits(WeightUnits):
         super().__init__(layers, device)
         self.pattern = pattern
 
+    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
+        along = self.layer_mask(layer, mask).view(layer.shape).movedim(1, -1)  # input channels last
+        whole, rest = self._whole(layer), layer.shape[1] - self._whole(layer)
+        parts = [(along[..., :whole], self.pattern.m), (along[..., whole:], rest)]
+        return [part.reshape(-1, size) for part, size in parts if part.numel()]
+
     def split_rows(self, values: Tensor) -> list[Tensor]:
-        parts = []
-        for layer, part in zip(self._prunable, values.split([group.size for group in self.groups]), strict=True):
-            along = part.view(layer.shape).movedim(1, -1)  # input channels last
-            whole = self._whole(layer)
-            parts += [along[..., :whole].reshape(-1, self.pattern.m)] if whole else []
-            parts += [along[..., whole:].reshape(-1, layer.shape[1] - whole)] if whole < layer.shape[1] else []
-        return parts
+        return [part for layer in self._prunable for part in self.holes(layer, values)]
 
     def join_rows(self, parts: list[Tensor]) -> Tensor:
         joined, rest = [], iter(parts)

@@ -8,6 +8,7 @@ from pruner.config import Block, Pattern
 from pruner.sparsity.base import Group, Units
 from pruner.sparsity.channels import Channels
 from pruner.sparsity.filters import FilterUnits
+from pruner.sparsity.heads import HeadUnits
 from pruner.sparsity.layers import find_layers
 from pruner.sparsity.tiles import PatternUnits, TileUnits, WeightUnits
 
@@ -32,6 +33,8 @@ def make_units(
     if granularity == "filter":
         channels = Channels(model, shape, keep=[layer.name for layer in layers if not layer.prunable])
         return FilterUnits(layers, channels, parameters)
+    if granularity == "head":
+        return HeadUnits(layers, model)
     if granularity == "kernel":
         return TileUnits(layers, device, lambda layer: (1, 1, *layer.shape[2:]))
     if granularity == "block":

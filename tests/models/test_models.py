@@ -106,6 +106,7 @@ SMALLEST: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "vgg16": (CIFAR, {"width": 0.05}),
     "vgg19": ((1, 32, 33), {"width": 0.05}),
     "torchvision": (CIFAR, {"arch": "mobilenet_v2"}),
+    "vit": ((2, 8, 8), {"patch": 4, "dim": 8, "depth": 2, "heads": 2, "mlp": 12}),
 }
 
 

@@ -47,7 +47,7 @@ class Bench:
 
     def network(self) -> MaskedModel:
         """The model under masks, with its weights quantised where the config asks for it."""
-        return MaskedModel(self.model, self.allocation.units)
+        return MaskedModel(self.model, self.allocation.units, self.config.quantization.bits)
 
     def method(self) -> tuple[Method, ImageSet]:
         """The run's method, set up from the model as it is now, and the images left for training the weights."""

@@ -18,6 +18,7 @@ from pruner.results.row import Row
 from pruner.results.store import RunFolder, commit_of, save_model
 from pruner.sparsity.counts import count, revived
 from pruner.sparsity.masked import MaskedModel
+from pruner.sparsity.size import network_bytes
 from pruner.training import Epoch, Trainer, TrainingError, accuracy_over
 
 __all__ = ["Bench", "prepare", "run"]
@@ -118,7 +119,7 @@ def finetune(bench: Bench, network: MaskedModel, state: dict[str, Any], pruned: 
     if state:
         trainer.load_state_dict(state["trainer"])
     trainer.run(keep(trainer, lambda: {"pruned": vars(pruned)}))
-    network.clear()
+    network.bake()
     if leaks := revived(bench.model, bench.allocation.units, pruned.hard):
         raise TrainingError(f"pruned weights came back to life in {', '.join(leaks)}")
 
@@ -141,6 +142,7 @@ def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
         "hard_accuracy": pruned.hard_accuracy,
         "accuracy": final.top1,
         "accuracy_top5": final.top5 if bench.data.classes > 5 else None,
+        "size_bytes": network_bytes(model, units, hard, config.quantization.bits),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,

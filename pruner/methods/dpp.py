@@ -1,0 +1,177 @@
+"""DPP: dynamic probabilistic pruning, k-out-of-n sampling that is trained end to end.
+
+Gonzalez-Carabarin, Huijben, Veeling, Schmid, van Sloun, arXiv 2105.12686; IEEE TNNLS, DOI 10.1109/TNNLS.2022.3176809.
+The equations are those of the first author's published layers and of the sampler that they inherit. For one row of n
+candidates of which k stay, at every training step
+
+    z = phi + sigma Gumbel(0, 1)              phi: trainable logits; a fresh draw every mini-batch           [known]
+    M = the k largest of z                    k draws without replacement from softmax(phi) when sigma = 1   [known]
+    S = sum_{r=1..k} softmax(z_r / T)         z_r: z without its r - 1 largest; by falling z; S sums to k    [known]
+    A = stopgrad(M - S) + S                   hard forward, soft backward; the network sees A w              [known]
+    loss + lambda sum over rows H(softmax(phi))                                                              [known]
+
+T falls linearly from 5 to 0.5 [known as coded]. After training the k largest phi stay, without noise [known for one
+released model]. sigma is 1 in theory, 0.001 to 1 in released code [known]. lambda is 5e-3 for fully connected layers
+and feature maps, 5e-5 for weights of convolutions, 1e-5 for kernels [known].
+
+[chosen]: rows are what the scope says: with scope=global the whole network is one row. S of a row that keeps more than
+`softmaxes` units is the soft mask of z at temperature T, which sums to k as well; so it is where the budget is no count
+of units. The paper's phi starts at random [known], as its networks do; ours are trained before they are pruned, and
+phi = power log|w| makes a unit's chances |w|^power: a random start throws the dense network away. The noise falls to
+0, because weights that have only seen noisy masks do badly under the fixed one. One lambda, the smallest, for all
+layers: the sum over rows grows with the network. phi is trained by Adam; the budget comes down along a cubic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pruner.config import one_of, require
+from pruner.methods.base import Method, Setup
+from pruner.methods.schedules import cubic, fall
+
+
+def successive_softmax(z: Tensor, k: int, temperature: float) -> Tensor:
+    """S [rows, n] of scores z [rows, n]: k softmaxes, each without the largest taken before it; rows sum to k.
+
+    With D_r the sum of exp(z / T) over what is left at the r-th softmax, the j-th largest has
+    S = exp(z / T) sum_{r <= min(j, k)} 1 / D_r [derived]: linear time and memory, in logarithms for small T.
+    With k = n, where nothing is left to choose, it is all ones.
+    """
+    n = z.shape[1]
+    if not 0 < k < n:
+        return torch.full_like(z, float(k > 0))
+    logits = z / temperature
+    logits = logits - logits.detach().amax(1, keepdim=True)
+    top, indices = logits.topk(k, dim=1)  # by falling score, not by index
+    rest = logits.scatter(1, indices, -torch.inf).logsumexp(1, keepdim=True)
+    left = torch.cat([rest, top.flip(1)], 1).logcumsumexp(1)[:, 1:].flip(1)  # log D_r
+    shares = (-left).logcumsumexp(1)
+    return (logits + shares[:, -1:].expand_as(z).scatter(1, indices, shares)).exp()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H(softmax(row)) of each row of logits [rows, n], in nats: [rows]."""
+    logs = logits.log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def confidence(logits: Tensor, k: float) -> float:
+    """How decided rows of logits [rows, n] are, of which k stay: from 0, when all are alike, to 1. Our reading.
+
+    1 - (mean H - log k) / (log n - log k), clipped to [0, 1]; k is brought into [1, n - 1]; 1 if n is 1. The paper's
+    exact formula was not read.
+    """
+    n = logits.shape[1]
+    if n == 1:
+        return 1.0
+    k = min(max(k, 1), n - 1)
+    undecided = (float(entropy(logits).mean()) - math.log(k)) / (math.log(n) - math.log(k))
+    return min(1.0, max(0.0, 1 - undecided))
+
+
+def diversity(logits: Tensor) -> float:
+    """How differently rows of logits [rows, n] choose: from 0, all alike, to log min(rows, n). Our reading.
+
+    The generalised Jensen-Shannon divergence H(mean p) - mean H(p) of p = softmax(row), in nats; the paper's exact
+    formula was not read.
+    """
+    together = logits.softmax(1).mean(0, keepdim=True).clamp(min=1e-30).log()
+    return max(0.0, float(entropy(together) - entropy(logits).mean()))  # rounding may fall below
+
+
+class DPP(Method):
+    """Hard masks drawn by trainable logits.
+
+    sigma: scale of the Gumbel noise, 0 or more; `sigma_end` at the end of the phase, on a line between. temperature and
+    temperature_end: of the softmaxes, above 0, on a line too. score_lr: Adam's rate for the logits; 0 keeps them as
+    they start. entropy: lambda, 0 or more. softmaxes: the most units that a row may keep for S to be the sum of
+    softmaxes. init: `magnitude` or `random`; power: the logits start at power log|w|, or with this standard
+    deviation at random. ramp: share of the phase over which the budget comes down, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        sigma: float = 1.0,
+        sigma_end: float = 0.0,
+        temperature: float = 5.0,
+        temperature_end: float = 0.5,
+        score_lr: float = 0.05,
+        entropy: float = 1e-5,
+        softmaxes: int = 32,
+        init: str = "magnitude",
+        power: float = 4.0,
+        ramp: float = 0.3,
+    ):
+        for key, value in (("sigma", sigma), ("sigma_end", sigma_end), ("score_lr", score_lr), ("entropy", entropy)):
+            require(value >= 0, f"method.{key}", value, "0 or more")
+        for key, value in (("temperature", temperature), ("temperature_end", temperature_end), ("power", power)):
+            require(value > 0, f"method.{key}", value, "above 0")
+        require(softmaxes >= 0, "method.softmaxes", softmaxes, "0 or more")
+        one_of("method.init", init, ("magnitude", "random"))
+        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
+        super().__init__(setup)
+        self.sigmas, self.temperatures = (sigma, sigma_end), (temperature, temperature_end)
+        self.score_lr, self.entropy, self.softmaxes, self.ramp = score_lr, entropy, softmaxes, ramp
+        self.phi = nn.Parameter(power * (self._magnitudes() if init == "magnitude" else self._noise()))
+
+    def _magnitudes(self) -> Tensor:
+        """The units' log-magnitudes [n], with a floor that lets even a zero come back."""
+        magnitudes = self.setup.magnitudes().detach()
+        return (magnitudes / magnitudes.mean().clamp(min=1e-30)).clamp(min=1e-3).log()
+
+    def _noise(self) -> Tensor:
+        """A normal draw [n] that depends on the run's seed alone."""
+        return torch.randn(self.setup.units.n, generator=self.setup.generator).to(self.setup.units.device)
+
+    def mask(self, step: int) -> Tensor:
+        progress = step / max(self.setup.steps - 1, 1)
+        sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
+        z = self.draw(progress)
+        soft = self._soft(z, fall(*self.temperatures, progress, "linear"), sparsity)
+        return self.allocation.hard(z, sparsity) + (soft - soft.detach())  # 0 and 1 to the last bit, unlike M - S + S
+
+    def draw(self, progress: float) -> Tensor:
+        """The logits [n] with fresh noise, at `progress` in [0, 1] of the phase."""
+        # torch's own generator, which is seeded every epoch: a run that goes on draws what it would have drawn.
+        gumbel = -torch.empty_like(self.phi).exponential_().log()
+        return self.phi + fall(*self.sigmas, progress, "linear") * gumbel
+
+    def _soft(self, z: Tensor, temperature: float, sparsity: float) -> Tensor:
+        """S [n]: what the gradient sees of the draw z [n]."""
+        kept = self.allocation.kept(sparsity)
+        if kept is None or min(kept) > self.softmaxes:
+            return self.allocation.soft(z, temperature, sparsity)
+        drawn = soft = self.allocation.split(z)
+        if max(kept) > self.softmaxes:
+            soft = self.allocation.split(self.allocation.soft(z, temperature, sparsity))
+        parts = [
+            successive_softmax(rows, k, temperature) if k <= self.softmaxes else relaxed
+            for rows, relaxed, k in zip(drawn, soft, kept, strict=True)
+        ]
+        return self.allocation.join(parts)
+
+    def penalty(self) -> Tensor | float:
+        if self.entropy == 0:
+            return 0.0
+        return self.entropy * torch.stack([entropy(rows).sum() for rows in self.allocation.split(self.phi)]).sum()
+
+    def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
+        return torch.optim.Adam([self.phi], lr=self.score_lr)
+
+    def scores(self) -> Tensor:
+        return self.phi.detach()
+
+    @torch.no_grad()
+    def measures(self) -> dict[str, dict[str, float]]:
+        """Confidence and diversity (our reading, see the functions) of each layer's logits, a row per output."""
+        units, hard, measures = self.setup.units, self.final_mask(), {}
+        for layer in units.layers:
+            if layer.prunable and units.layer_mask(layer, hard).numel():  # nothing is chosen where all outputs stay
+                logits, kept = units.rows(layer, self.phi), float(units.rows(layer, hard).sum(1).mean())
+                measures[layer.name] = {"confidence": confidence(logits, kept), "diversity": diversity(logits)}
+        return measures

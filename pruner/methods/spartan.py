@@ -1,0 +1,96 @@
+"""Spartan: |w| through the soft projection onto the budget, of which the forward pass shows only the best units.
+
+Tai, Tian, Lim, "Spartan: Differentiable Sparsity via Regularized Transportation", NeurIPS 2022, arXiv 2205.14107.
+
+    y = sigmoid(beta u + mu),  mu such that y meets the budget; u = |w|                    [known]: `soft_mask`
+    weights used: w y 1[unit in the hard top-k]; the indicator is straight-through, y is differentiated    [known]
+    dL/du_i = beta v_i (g_i - c_i sum(v g) / sum(c v)),  g = dL/dy, v = y (1 - y)          [known]
+
+Schedules [known]: the keep ratio falls from 1 to its target over the first 20% of the steps, beta rises from 1 over
+80%, and the masks stay as they are for the last 20%. Both change linearly [chosen]. Beta ends at 10 for
+ResNet-50 and at 20 for ViT-B/16 [known].
+
+[chosen]: u is divided by its standard deviation, which counts as a constant, because beta is not free of scale: with
+weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's values of beta do not carry over, and
+its factor sqrt(block size) on beta for blocks [known] is not needed: the deviation already takes it out. A unit
+larger than a weight has the value `Units.magnitudes` [chosen].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pruner.config import require
+from pruner.methods.base import Method, Setup
+from pruner.methods.schedules import linear
+
+
+def standardised(magnitudes: Tensor) -> Tensor:
+    """Magnitudes [n] over their standard deviation, a constant to the gradient; equal ones over 1e-12."""
+    return magnitudes / magnitudes.detach().std(correction=0).clamp(min=1e-12)
+
+
+class Spartan(Method):
+    """Soft masks of magnitude whose forward pass is hard.
+
+    beta_start, beta_end: sharpness of the soft mask at the first step and once it is frozen, per standard deviation
+    of the magnitudes; above 0 and not falling. ramp: share of the phase over which the budget comes down, in [0, 1].
+    freeze: share of the phase after which the mask stays, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        beta_start: float = 1.0,
+        beta_end: float = 20.0,
+        ramp: float = 0.2,
+        freeze: float = 0.8,
+    ):
+        require(beta_start > 0, "method.beta_start", beta_start, "above 0")
+        require(beta_end >= beta_start, "method.beta_end", beta_end, f"method.beta_start={beta_start} or more")
+        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
+        require(0 < freeze <= 1, "method.freeze", freeze, "above 0 and at most 1")
+        super().__init__(setup)
+        self.beta_start, self.beta_end, self.ramp, self.freeze = beta_start, beta_end, ramp, freeze
+        # The step whose mask stays; the last one at the latest, so that every phase ends with the target.
+        self.last = min(math.ceil(freeze * setup.steps), setup.steps - 1)
+        # The standardised magnitudes that the latest mask was made of, its soft and its hard form.
+        self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
+        self.register_buffer("soft", torch.ones_like(self.ranking))
+        self.register_buffer("top", torch.ones_like(self.ranking))
+
+    ranking: Tensor
+    soft: Tensor
+    top: Tensor
+
+    def begin(self) -> None:
+        self._project(1.0)  # what a phase of no steps ends with
+
+    def mask(self, step: int) -> Tensor:
+        if step < self.last:
+            return self._project(step / self.setup.steps)
+        if step == self.last:
+            self._project(1.0)
+        return self.soft
+
+    def shown(self) -> Tensor:
+        return self.top
+
+    def scores(self) -> Tensor:
+        return self.ranking  # of the frozen mask: what training changed since then does not count
+
+    def final_mask(self) -> Tensor:
+        return self.soft * self.top
+
+    def _project(self, progress: float) -> Tensor:
+        """The differentiable soft mask [n] at this progress of the phase; keeps a copy and the hard one beside it."""
+        values = standardised(self.setup.magnitudes())
+        sparsity = linear(self.allocation.sparsity, progress, self.ramp)
+        beta = self.beta_start + linear(self.beta_end - self.beta_start, progress, self.freeze)
+        soft = self.allocation.soft(values, temperature=1 / beta, sparsity=sparsity)
+        self.ranking, self.soft = values.detach(), soft.detach()
+        self.top = self.allocation.hard(self.ranking, sparsity)
+        return soft

@@ -1,0 +1,165 @@
+"""Spartan against numbers worked out by hand: its schedules, what the forward pass shows, and its gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruner.config import Config, ConfigError
+from pruner.methods.base import Setup
+from pruner.methods.schedules import linear
+from pruner.methods.spartan import Spartan, standardised
+from pruner.results.store import RunFolder
+from pruner.seeds import generator
+from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.budget import soft_mask
+from pruner.sparsity.masked import MaskedModel
+from pruner.sparsity.units import make_units
+
+
+def weights(*values: float, sparsity: float = 0.5, steps: int = 10) -> tuple[nn.Linear, Setup]:
+    """One linear layer of so many weights, each a unit (none is kept by min_units), and the setup of a method on it."""
+    layer = nn.Linear(len(values), 1, bias=False)
+    set_weights(layer, *values)
+    model = nn.Sequential(nn.Flatten(), layer)
+    allocation = Allocation(make_units(model, (1, 1, len(values)), "weight"), "params", "global", sparsity, 0)
+    return layer, Setup(model, allocation, steps, generator(0, "method"))
+
+
+def set_weights(layer: nn.Linear, *values: float) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([values]))
+
+
+def test_the_linear_schedule() -> None:
+    assert [linear(0.8, progress, 0.5) for progress in (0, 0.25, 0.5, 1)] == [0, 0.4, 0.8, 0.8]
+    assert linear(0.8, 0.0, 0.0) == 0.8  # no ramp: all at once
+
+
+def test_the_soft_mask_is_a_sigmoid_of_standardised_magnitudes() -> None:
+    """Of |w| = 1, 3 the deviation is 1, so y = sigmoid(beta u + mu); one of two to keep puts mu between them."""
+    _, setup = weights(-1, 3)
+    assert standardised(setup.magnitudes()).tolist() == [1, 3]
+    method = Spartan(setup, beta_start=2, beta_end=2, ramp=0)
+    assert method.mask(0).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2))])
+    assert method.shown().tolist() == [0, 1]
+    for scale in (1e-3, 1e3):  # beta is per deviation, so the weights' scale makes no difference
+        _, scaled = weights(-scale, 3 * scale)
+        assert Spartan(scaled, 2, 2, ramp=0).mask(0).tolist() == pytest.approx(method.soft.tolist(), rel=1e-5)
+
+
+def test_equal_magnitudes_share_the_budget() -> None:
+    _, setup = weights(2, -2, 2, -2)
+    assert Spartan(setup, ramp=0).mask(0).tolist() == pytest.approx([0.5] * 4)
+
+
+def test_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps: sparsity 0, 0.45, 0.9, ...; beta 1, 1 + 19/8, ..., 20 at the step after which nothing changes."""
+    _, setup = weights(*range(1, 21), sparsity=0.9)
+    asked: list[tuple[float, float]] = []
+    soft = Allocation.soft
+
+    def recorded(self: Allocation, scores: Tensor, temperature: float, sparsity: float) -> Tensor:
+        asked.append((sparsity, 1 / temperature))
+        return soft(self, scores, temperature, sparsity)
+
+    monkeypatch.setattr(Allocation, "soft", recorded)
+    method = Spartan(setup)
+    kept = []
+    for step in range(10):
+        method.mask(step)
+        kept.append(int(method.shown().sum()))
+    sparsities, betas = zip(*asked, strict=True)
+    assert sparsities == pytest.approx([0, 0.45] + [0.9] * 7)  # steps 0 to 8: the tenth step makes no mask
+    assert betas == pytest.approx([1 + 19 * step / 8 for step in range(9)])
+    assert kept == [20, 11, 2, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_the_forward_pass_has_exactly_the_best_units() -> None:
+    layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
+    method, network = Spartan(setup, beta_end=3), MaskedModel(setup.model, setup.units)
+    network.gate(method.mask(5), method.shown())
+    used = [network(torch.eye(4)[i].view(1, 1, 1, 4)).item() for i in range(4)]
+    expected = layer.weight.flatten() * method.soft * torch.tensor([1.0, 1, 0, 0])
+    assert used == pytest.approx(expected.tolist())
+    assert used[2:] == [0, 0]
+    assert method.final_mask().tolist() == pytest.approx((method.soft * method.top).tolist())
+
+
+def test_a_hidden_weight_gets_the_gradient_of_a_shown_one() -> None:
+    """The indicator is straight-through and y differentiated: dL/dw = y g + sign(w) (beta / std) v (w g - mean)."""
+    layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
+    method, network = Spartan(setup, beta_start=3, beta_end=3, ramp=0), MaskedModel(setup.model, setup.units)
+    network.gate(method.mask(5), method.shown())
+    x = torch.tensor([0.3, -1.0, 0.7, 2.0])
+    network(x.view(1, 1, 1, 4)).sum().backward()
+    w, u, y = layer.weight.detach().flatten(), standardised(setup.magnitudes()).detach(), method.soft
+    assert torch.equal(y, soft_mask(u, 2, temperature=1 / 3))
+    v, g = y * (1 - y), w * x
+    through_mask = 3 / (1.25**0.5) * v * (g - (v * g).sum() / v.sum()) * w.sign()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad.flatten(), y * x + through_mask)
+    assert bool((layer.weight.grad != 0).all())  # the two hidden weights too
+
+
+def test_the_mask_stays_for_the_last_part() -> None:
+    layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
+    method = Spartan(setup)
+    assert all(method.mask(step).requires_grad for step in range(8))
+    frozen = method.mask(8)
+    set_weights(layer, 0.1, 0.1, 9, 9)
+    assert torch.equal(method.mask(9), frozen)
+    assert not frozen.requires_grad
+    assert method.shown().tolist() == setup.allocation.hard(method.scores()).tolist() == [1, 1, 0, 0]
+    assert torch.equal(method.final_mask(), frozen * torch.tensor([1.0, 1, 0, 0]))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_a_short_phase_ends_with_the_target(steps: int) -> None:
+    _, setup = weights(4, -3, 2, -1, sparsity=0.75, steps=steps)
+    method = Spartan(setup)
+    method.begin()
+    for step in range(steps):
+        method.mask(step)
+    assert method.shown().tolist() == setup.allocation.hard(method.scores()).tolist() == [1, 0, 0, 0]
+    assert float(method.soft.sum()) == pytest.approx(1)
+
+
+def test_the_frozen_mask_is_in_checkpoints() -> None:
+    _, setup = weights(4, -3, 2, -1)
+    method = Spartan(setup)
+    method.mask(8)
+    _, later = weights(0.1, 0.1, 9, 9)
+    resumed = Spartan(later)
+    resumed.load_state_dict(method.state_dict())
+    assert torch.equal(resumed.mask(9), method.mask(9))
+    assert torch.equal(resumed.shown(), method.shown())
+    assert torch.equal(resumed.scores(), method.scores())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta_start": 0.0}, "method.beta_start=0.0: above 0"),
+        ({"beta_end": 0.5}, "method.beta_end=0.5: method.beta_start=1.0 or more"),
+        ({"ramp": 1.5}, "method.ramp=1.5: from 0 to 1"),
+        ({"freeze": 0.0}, "method.freeze=0.0: above 0 and at most 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Spartan(weights(1, 2)[1], **options)
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+def test_a_run(granularity: str, tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder]) -> None:
+    row = finish(tiny_config("spartan", granularity=granularity, recipe={"prune_epochs": 3})).finished()
+    assert row is not None
+    assert row["soft_accuracy"] == row["hard_accuracy"]  # the forward pass is hard from the start
+    if granularity == "weight":
+        assert row["prunable_params_kept"] == row["prunable_params_total"] // 2

@@ -34,13 +34,13 @@ def quantize(weight: Tensor, bits: int, limit: Tensor) -> Tensor:
     """
     if not 1 <= bits <= MAX_BITS:
         raise ValueError(f"bits must be from 1 to {MAX_BITS}, got {bits}")
-    limit = limit.detach().clamp(min=_SMALLEST)
+    limit = limit.clamp(min=_SMALLEST)
     top = 2**bits - 1  # levels are odd numbers up to `top`, over `top`, times the limit
     with torch.no_grad():
         odd = (weight.abs() / limit * (top / 2)).floor().clamp(max=(top - 1) // 2) * 2 + 1
         # odd / top first: it is 1 at the outermost level, which is the limit to the last bit.
         level = torch.where(weight < 0, -limit, limit) * (odd / top)
-    # Not clamp: how it shares out the gradient of a weight that is exactly at the limit differs between torch versions.
+    # Not clamp, which halves the gradient of a weight exactly at the limit, and the largest one always is.
     through = weight if bits == 1 else torch.where(weight.abs() <= limit, weight, 0.0)
     return level + (through - through.detach())  # the bracket is exactly 0, and carries the gradient
 
@@ -48,13 +48,15 @@ def quantize(weight: Tensor, bits: int, limit: Tensor) -> Tensor:
 def clip_limit(weight: Tensor, gate: Tensor | None, bits: int) -> Tensor:
     """The `limit` for `quantize`, a scalar without gradient, from what the gate leaves of one layer's weight.
 
-    The largest |gate w|; with one bit the mean |w|, each weighted by its gate. Shapes as in `fake_quantize`.
+    The largest |gate w|, with the gates in units of the largest of them [chosen]: where all are halfway, as early in a
+    soft phase, the weights would be cut off otherwise. With one bit the mean |w|, each weighted by its gate. Shapes as
+    in `fake_quantize`.
     """
     weight = weight.detach()
     gate = None if gate is None else gate.detach()
     left = (weight if gate is None else gate * weight).abs()
     if bits != 1:
-        return left.amax()
+        return left.amax() if gate is None else left.amax() / gate.amax().clamp(min=_SMALLEST)
     # Summed in float64, where n equal float32 numbers add up exactly: so the mean of +-a is a, to the last bit.
     share = left.numel() if gate is None else gate.expand_as(weight).sum(dtype=torch.float64).clamp(min=_SMALLEST)
     return (left.sum(dtype=torch.float64) / share).to(weight.dtype)

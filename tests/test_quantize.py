@@ -225,3 +225,11 @@ def test_config_files(name: str, bits: int) -> None:
     text = (conf_folder() / "quantization" / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert yaml.safe_load(text) == {"name": name, "bits": bits}
+
+
+def test_gates_that_are_all_halfway_cut_nothing_off() -> None:
+    """Early in a soft phase no gate is near 1; what counts is how the gates compare."""
+    weight = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
+    assert float(clip_limit(weight, torch.full((3,), 0.25), 3)) == 2.0
+    fake_quantize(weight, torch.full((3,), 0.25), 3).sum().backward()
+    assert weight.grad is not None and weight.grad.tolist() == [0.25, 0.25, 0.25]

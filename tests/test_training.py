@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruner.bench import prepare
 from pruner.checkpoint import Checkpoint
 from pruner.config import Config, Phase, Recipe
 from pruner.data.imageset import tensor_data
 from pruner.methods.base import Method
-from pruner.bench import prepare
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units import make_units
 from pruner.training import Trainer, TrainingError, evaluate, learning_rate, make_optimizer

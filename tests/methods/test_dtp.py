@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pruner.bench import Bench, prepare
 from pruner.config import Config
 from pruner.methods.dtp import DTP, transport_step
 from pruner.results.store import RunFolder
-from pruner.bench import Bench, prepare
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
 

@@ -1,16 +1,17 @@
 """Scores: what a unit is worth to a network as it is now. One file each; none knows a schedule.
 
-A score is a function `score(setup, **options) -> Tensor [n]`, larger for units that should stay. Which one a
-schedule uses is the `score` of its YAML file: a name and options, built in or a user's `package.module:function`.
+A score is a class. Its constructor takes the options and checks them, before any work; its instances are called with
+a Setup whenever a schedule makes a mask, `__call__(self, setup) -> Tensor [n]`, larger for units that should stay. A
+plain function is no score. Which one a schedule uses is the `score` of its YAML file: a name and options, built in or
+a user's `package.module:Class`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pruner.config import ConfigError
+from pruner.config import ConfigError, require
 from pruner.options import bind, resolve
 
 if TYPE_CHECKING:
@@ -19,26 +20,28 @@ if TYPE_CHECKING:
     from pruner.methods.base import Setup
 
 BUILTIN = {
-    "fpgm": "pruner.methods.scores.fpgm:fpgm",
-    "grasp": "pruner.methods.scores.grasp:grasp",
-    "l1": "pruner.methods.scores.l1:l1",
-    "magnitude": "pruner.methods.scores.magnitude:magnitude",
-    "random": "pruner.methods.scores.random:random",
-    "snip": "pruner.methods.scores.snip:snip",
-    "synflow": "pruner.methods.scores.synflow:synflow",
+    "fpgm": "pruner.methods.scores.fpgm:FPGM",
+    "grasp": "pruner.methods.scores.grasp:Grasp",
+    "l1": "pruner.methods.scores.l1:L1",
+    "magnitude": "pruner.methods.scores.magnitude:Magnitude",
+    "random": "pruner.methods.scores.random:Random",
+    "snip": "pruner.methods.scores.snip:Snip",
+    "synflow": "pruner.methods.scores.synflow:Synflow",
 }
 
 
 def create(score: str | Mapping[str, Any], setup: Setup) -> Callable[[], Tensor]:
     """The scores [n] of the setup's model, computed anew at every call and without gradients.
 
-    `score` is a name, or a mapping of `name` and the options of its function. Raises ConfigError for a name that is
-    not there and for options that the function does not take.
+    `score` is a name, or a mapping of `name` and the options of its class. Raises ConfigError for a name that is not
+    there or no score, and for options that the class does not take.
     """
     options = {"name": score} if isinstance(score, str) else dict(score)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"method.score={score}: give its name, as in method.score.name=magnitude")
-    function = resolve("method.score.name", name, BUILTIN)
-    computed = partial(function, setup, **bind("method.score", name, function, options, ("setup",)))
-    return lambda: computed().detach()
+    cls = resolve("method.score.name", name, BUILTIN)
+    is_score = isinstance(cls, type) and "__call__" in dir(cls)  # which leaves out what calls the class itself
+    require(is_score, "method.score.name", name, "expected a class with __call__(self, setup) -> Tensor [n]")
+    built = cls(**bind("method.score", name, cls, options, ()))
+    return lambda: built(setup).detach()

@@ -11,6 +11,9 @@ from torch import Tensor
 from pruner.methods.base import Setup
 
 
-def magnitude(setup: Setup) -> Tensor:
-    """Per unit [n], its magnitude in the model as it is now."""
-    return setup.magnitudes()
+class Magnitude:
+    """The magnitudes of the model's units as they are now."""
+
+    def __call__(self, setup: Setup) -> Tensor:
+        """Per unit [n], its magnitude."""
+        return setup.magnitudes()

@@ -8,6 +8,9 @@ from torch import Tensor
 from pruner.methods.base import Setup
 
 
-def random(setup: Setup) -> Tensor:
-    """Per unit [n], a draw from [0, 1) that depends on the run's seed alone."""
-    return torch.rand(setup.units.n, generator=setup.generator).to(setup.units.device)
+class Random:
+    """Draws that depend on the run's seed alone."""
+
+    def __call__(self, setup: Setup) -> Tensor:
+        """Per unit [n], a draw from [0, 1)."""
+        return torch.rand(setup.units.n, generator=setup.generator).to(setup.units.device)

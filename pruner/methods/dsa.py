@@ -1,0 +1,251 @@
+"""DSA: differentiable sparsity allocation; the share that each layer keeps is learned by gradient under one budget.
+
+Ning, Zhao, Li, Lei, Wang, Yang, ECCV 2020, arXiv 2004.02164. The authors published the forward pass, the groups and
+the cost model, not their trainer. Per group of C units:
+
+    b_i      importance without gradients: |gamma| of the group's batch norm, magnitude where there is none    [known]
+    alpha    keep ratio sigmoid(theta); theta starts at 5                                                      [known]
+    p_i = sigmoid(beta (log b_i - log b0)), log b0 such that mean p = alpha; beta rises from 1                 [known]
+    m_i ~ Bernoulli(max(p_i, 0.01)), hard; straight through, dL/dp := dL/dm                                    [known]
+    dp_i/dalpha = C f_i / sum_j f_j, f = p (1 - p); nothing flows to b                                         [known]
+
+theta minimises the loss on a tenth of the training images, held out [known], subject to F(sigmoid(theta)) = F*, where F
+is the cost of keeping the share alpha of each group. How is "ADMM-inspired" [known]; the rest is [chosen]:
+
+    theta step  down the gradient of L + (rho / 2) |theta - z + u|^2, every few steps of the weights
+    z step      the point nearest to theta + u with F(sigmoid(z)) = F*, see `nearest_within`
+    u step      u += theta - z, a few times in the phase; at the end theta := z
+
+[chosen]: L's gradient is divided by its root mean square over the groups, and its rate falls to 0 over the phase, so
+that settings mean the same for any loss and length, and the masks hold still at the end. F* comes down over the first
+part of the phase. F* is met from below as well: hardening spends the whole budget, and units that were not trained
+under the masks would come to life. log b is rescaled within its group, since the gammas of a short training lie within
+a few percent, where no beta up to 100 decides. Held-out batches are normalised by their own statistics, as in
+training, and leave no trace in the running ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from pruner.config import require
+from pruner.data import ImageSet
+from pruner.methods.base import Method, Setup
+from pruner.methods.schedules import cubic, fall
+from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.budget import soft_mask
+
+
+def keep_probabilities(log_b: Tensor, alpha: Tensor, beta: float) -> Tensor:
+    """p = sigmoid(beta (log_b - log b0)) [C] of one group, with log b0 such that mean p = alpha, a scalar.
+
+    Differentiable in alpha alone: dp_i/dalpha = C f_i / sum_j f_j, f = p (1 - p), by the implicit function theorem; 0
+    once every unit is decided. Raises ValueError as `soft_mask` does.
+    """
+    return _KeepProbabilities.apply(alpha, log_b.detach(), beta)
+
+
+class _KeepProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, log_b: Tensor, beta: float) -> Tensor:
+        p = soft_mask(log_b, float(alpha) * log_b.numel(), temperature=1 / beta)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (p,) = ctx.saved_tensors
+        f = (p * (1 - p)).double()
+        return ((grads[0] * f).sum() * p.numel() / f.sum().clamp(min=1e-300)).to(p.dtype), None, None
+
+
+def group_cost(allocation: Allocation) -> Callable[[Tensor], Tensor]:
+    """F: the cost of keeping the share alpha [groups] of every group's units; float64 on the CPU.
+
+    F(alpha) = constant + B alpha + alpha' A alpha [known]; A, from filters that read filters, is 0 for other units.
+    """
+    units, cost = allocation.units, allocation.cost
+    sizes = [group.size for group in units.groups]
+    if not callable(cost):
+        each = torch.ones(units.n) if cost is None else cost.cpu()
+        linear = torch.stack([part.sum(dtype=torch.float64) for part in each.split(sizes)])
+        return lambda alpha: alpha @ linear
+
+    def of_units(alpha: Tensor) -> Tensor:
+        return cost(torch.cat([share.expand(size) for share, size in zip(alpha, sizes, strict=True)]))
+
+    nothing = torch.zeros(len(sizes), dtype=torch.float64, device=units.device)
+    constant, linear = of_units(nothing).cpu(), torch.autograd.functional.jacobian(of_units, nothing).cpu()
+    pairs = torch.autograd.functional.hessian(of_units, nothing).cpu() / 2
+    return lambda alpha: constant + linear @ alpha + alpha @ pairs @ alpha
+
+
+def nearest_within(theta: Tensor, cost: Callable[[Tensor], Tensor], budget: float) -> Tensor:
+    """The log-odds z [groups] nearest to theta with cost(sigmoid(z)) = budget, to rounding below it [chosen].
+
+    Near in D = sum_g c_g KL(sigmoid(z_g) || sigmoid(theta_g)), with c = dF/dalpha at z. As dKL/dalpha = z - theta, the
+    condition dD/dalpha + lambda dF/dalpha = 0 reads z = theta - lambda: one shift for all groups, found by bisection.
+    For a linear cost z is the one nearest point; for a coupled one, which is not convex, that on its tangent at z. The
+    Euclidean distance moves groups in proportion to what they cost, and was seen to empty the costly ones.
+    """
+    start = theta.detach().double().cpu()
+    low, high = -100.0, 100.0  # all is kept; nothing is
+    for _ in range(64):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(cost(torch.sigmoid(start - middle))) > budget else (low, middle)
+    return theta - high
+
+
+def importance(setup: Setup) -> Tensor:
+    """b [n], above 0: |gamma|, averaged over the batch norms that a filter goes through; else the magnitude."""
+    b = setup.magnitudes().detach()
+    norms: dict[str, Tensor] = getattr(setup.units, "norms", {})  # of each channel its unit; n: none
+    if norms:
+        parameters = dict(setup.model.named_parameters())
+        gammas = torch.cat([parameters[f"{name}.weight"].detach().abs() for name in norms])
+        units = torch.cat(list(norms.values()))
+        total = b.new_zeros(len(b) + 1).index_add_(0, units, gammas)[:-1]
+        number = torch.bincount(units, minlength=len(b) + 1)[:-1]
+        b = torch.where(number > 0, total / number.clamp(min=1), b)
+    return b.clamp(min=1e-12)
+
+
+def endless(images: ImageSet, batch_size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled passes over the images, one after another, from batch number `first` on; the same for a seed."""
+    turn, skipped = divmod(first, images.steps(batch_size))
+    yield from islice(images.batches(batch_size, seed=seed + turn), skipped, None)
+    for later in count(turn + 1):
+        yield from images.batches(batch_size, seed=seed + later)
+
+
+class DSA(Method):
+    """Keep ratios per group, learned on held-out images; units are drawn by importance.
+
+    beta: sharpness at the end of the phase, 1 or more. spread: standard deviation given to log b within a group; 0
+    leaves log b as it is. floor: the least chance that a unit is drawn, in [0, 1). start: theta at first. every: steps
+    of the weights between two of theta. rate: how far, in log-odds, the loss may move theta over the phase. pull: share
+    of the gap to z that a step of theta closes, rho times its rate, in (0, 1]. duals: steps of u in the phase, 1 or
+    more. ramp: share of the phase in which the budget comes down, in [0, 1]. batch_size: held-out images in a step.
+    """
+
+    held_out = 0.1
+
+    def __init__(
+        self,
+        setup: Setup,
+        beta: float = 100.0,
+        spread: float = 1.0,
+        floor: float = 0.01,
+        start: float = 5.0,
+        every: int = 4,
+        rate: float = 2.0,
+        pull: float = 0.5,
+        duals: int = 10,
+        ramp: float = 0.5,
+        batch_size: int = 64,
+    ):
+        require(beta >= 1, "method.beta", beta, "1 or more")
+        require(spread >= 0, "method.spread", spread, "0 or more")
+        require(0 <= floor < 1, "method.floor", floor, "at least 0 and below 1")
+        require(every >= 1, "method.every", every, "1 or more")
+        require(rate > 0, "method.rate", rate, "above 0")
+        require(0 < pull <= 1, "method.pull", pull, "above 0, to 1")
+        require(duals >= 1, "method.duals", duals, "1 or more")
+        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
+        require(batch_size >= 2, "method.batch_size", batch_size, "2 or more (batch norm needs two)")
+        super().__init__(setup)
+        self.sizes = [group.size for group in setup.units.groups]
+        self.beta, self.spread, self.floor, self.every, self.ramp = beta, spread, floor, every, ramp
+        self.batch_size = batch_size
+        theta_steps = max(1, setup.steps // every)
+        self.dual_every = max(1, theta_steps // duals)
+        self.cost = group_cost(self.allocation)
+        self.theta = nn.Parameter(torch.full((len(self.sizes),), start, device=setup.units.device))
+        self.register_buffer("z", self.theta.detach().clone())
+        self.register_buffer("u", torch.zeros_like(self.z))
+        self._sgd = torch.optim.SGD([self.theta], lr=rate / theta_steps)
+        self.rho = pull * theta_steps / rate
+        self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # held-out ones
+        self._next = -1  # the number of the batch that comes next
+
+    z: Tensor
+    u: Tensor
+
+    def mask(self, step: int) -> Tensor:
+        return self._sample(self.probabilities(self.theta.detach(), step))
+
+    def probabilities(self, theta: Tensor, step: int) -> Tensor:
+        """p [n] at this step, before its floor, of theta [groups]; differentiable in theta."""
+        beta = fall(1.0, self.beta, step / max(1, self.setup.steps - 1))
+        logs = [self._rescaled(log_b) for log_b in importance(self.setup).log().split(self.sizes)]
+        parts = zip(logs, torch.sigmoid(theta), strict=True)
+        return torch.cat([keep_probabilities(log_b, alpha, beta) for log_b, alpha in parts])
+
+    def _rescaled(self, log_b: Tensor) -> Tensor:
+        if not self.spread:
+            return log_b
+        return (log_b - log_b.mean()) * (self.spread / log_b.std(correction=0).clamp(min=1e-6))
+
+    def _sample(self, p: Tensor) -> Tensor:
+        """A hard mask [n] drawn from p [n], with the gradient straight through to p."""
+        drawn = torch.bernoulli(p.detach().clamp(min=self.floor))
+        return drawn + (p - p.detach())
+
+    def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
+        return self._sgd  # finds no gradient on theta beside the weights; `update` makes theta's own steps
+
+    def update(self, step: int) -> None:
+        number, rest = divmod(step + 1, self.every)
+        last = step + 1 == self.setup.steps
+        if not rest:
+            self._theta_step(number - 1, step)
+        if rest and not last:
+            return
+        final = self.allocation.sparsity
+        sparsity = cubic(final, (step + 1) / self.setup.steps, self.ramp)
+        with torch.no_grad():
+            self.z = nearest_within(self.theta + self.u, self.cost, self.allocation.target(sparsity))
+            if last:
+                self.theta.copy_(self.z)
+            elif number % self.dual_every == 0 and sparsity == final:  # a multiplier is of one budget
+                self.u = self.u + self.theta - self.z
+
+    def _theta_step(self, number: int, step: int) -> None:
+        """Step `number` of theta, after this step of the weights; neither weights nor running statistics change."""
+        held_out, seed = self.setup.held_out, self.setup.generator.initial_seed()
+        assert held_out is not None
+        if self._next != number:
+            self._batches = endless(held_out, self.batch_size, seed, number)
+        (images, labels), self._next = next(self._batches), number + 1
+        before = [buffer.clone() for buffer in self.setup.model.buffers()]
+        mask = self._sample(self.probabilities(self.theta, step))
+        loss = F.cross_entropy(self.setup.logits(mask, images), labels)
+        (gradient,) = torch.autograd.grad(loss, self.theta)
+        with torch.no_grad():
+            for buffer, saved in zip(self.setup.model.buffers(), before, strict=True):
+                buffer.copy_(saved)
+            uphill = gradient / gradient.square().mean().sqrt().clamp(min=1e-30)
+            left = 2 * (1 - step / self.setup.steps)  # 1 on average
+            self.theta.grad = left * uphill + self.rho * (self.theta - self.z + self.u)
+        self._sgd.step()
+        self.theta.grad = None
+
+    def scores(self) -> Tensor:
+        """alpha - (rank + 1/2) / C: at 0 lies what keeps the best round(alpha C) of every group."""
+        parts = []
+        for log_b, alpha in zip(importance(self.setup).split(self.sizes), self.keep_ratios(), strict=True):
+            rank = torch.empty_like(log_b)
+            rank[log_b.argsort(descending=True, stable=True)] = torch.arange(len(log_b), device=rank.device).to(rank)
+            parts.append(alpha - (rank + 0.5) / len(log_b))
+        return torch.cat(parts)
+
+    def keep_ratios(self) -> Tensor:
+        return torch.sigmoid(self.theta.detach())

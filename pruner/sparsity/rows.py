@@ -35,8 +35,12 @@ def hard_rows(scores: Tensor, keep: int) -> Tensor:
     """
     if bool(scores.isnan().any()):
         raise ValueError("scores contain NaN")
-    best = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :keep]
-    return torch.zeros_like(scores).scatter_(1, best, 1)
+    if keep >= scores.shape[1]:
+        return torch.ones_like(scores)
+    last = scores.kthvalue(scores.shape[1] - keep + 1, dim=1, keepdim=True).values  # a third of a sort's time
+    above, level = scores > last, scores == last
+    missing = keep - above.sum(1, keepdim=True)
+    return (above | (level & (level.cumsum(1) <= missing))).to(scores.dtype)
 
 
 class _SoftRows(torch.autograd.Function):
@@ -69,10 +73,12 @@ def _solve(scores: Tensor, keep: int, temperature: float) -> Tensor:
     eps = torch.finfo(scores.dtype).eps
     for _ in range(_PASSES):
         mask = torch.sigmoid(z + mu.to(z.dtype))
-        gap = mask.sum(1, keepdim=True, dtype=torch.float64) - keep
-        slope = (mask * (1 - mask)).sum(1, keepdim=True, dtype=torch.float64)
-        if bool((gap.abs() <= (math.sqrt(eps) * slope).clamp(min=eps * keep)).all()):
-            return mask - (gap / slope.clamp(min=eps)).to(z.dtype) * (mask * (1 - mask))  # the last step, on the mask
+        gap = mask.sum(1, keepdim=True).double() - keep  # rows are short: no need to add up in float64
+        slope = (mask * (1 - mask)).sum(1, keepdim=True).double()
+        close = gap.abs() <= math.sqrt(eps) * slope
+        if bool((close | (gap.abs() <= eps * keep)).all()):
+            last = torch.where(close, gap / slope.clamp(min=1e-300), 0).to(z.dtype)
+            return mask - last * (mask * (1 - mask))  # the last step, taken on the mask: exact to second order
         low, high = torch.where(gap < 0, mu, low), torch.where(gap > 0, mu, high)
         step = mu - gap / slope
         mu = torch.where((step > low) & (step < high), step, (low + high) / 2)

@@ -14,7 +14,8 @@ import pruner.data
 import pruner.methods
 import pruner.models
 from pruner.checkpoint import Checkpoint
-from pruner.config import Config, ConfigError, expand
+from pruner.checks import ConfigError
+from pruner.config import Config, expand
 from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
 from pruner.methods.base import Method, Setup

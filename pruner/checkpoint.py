@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.results.row import one_line, write_atomically
 
 

@@ -30,7 +30,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pruner import __version__, manual, refusals
-from pruner.config import Config, ConfigError, from_dict, require
+from pruner.checks import ConfigError, require
+from pruner.config import Config, from_dict
 from pruner.folders import choices, conf_folder, user_folder
 from pruner.models import torchvision_names
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from pruner.config import GRANULARITIES, SCOPES, Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import GRANULARITIES, SCOPES, Choice
 from pruner.folders import choices, conf_folder
 
 

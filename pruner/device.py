@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 
 
 def pick_device(name: str, threads: int = 0) -> torch.device:

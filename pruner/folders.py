@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 
 
 def conf_folder() -> Path:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruner.config import Config, ConfigError, expand
+from pruner.checks import ConfigError
+from pruner.config import Config, expand
 from pruner.results.console import already_done, summary
 from pruner.results.row import one_line
 from pruner.results.store import RunFolder

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pruner.config import ConfigError, convert, one_of, require
+from pruner.checks import ConfigError, convert, one_of, require
 
 PLAIN = (int, float, bool, str)
 

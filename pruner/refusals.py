@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from pruner.checks import ConfigError, one_of, require
 from pruner.combinations import check_combination
-from pruner.config import Choice, Config, ConfigError, one_of, require
+from pruner.config import Choice, Config
 from pruner.data.paths import check_folder
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 

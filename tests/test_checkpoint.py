@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pruner.checkpoint import Checkpoint
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

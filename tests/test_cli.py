@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pruner import data, methods, models, refusals
+from pruner.checks import ConfigError
 from pruner.cli import main
-from pruner.config import Config, ConfigError, Recipe
+from pruner.config import Config, Recipe
 from pruner.folders import conf_folder
 from pruner.models import torchvision_names
 from pruner.options import resolve
@@ -39,10 +40,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["sparsity=nan"], ["sparsity=nan", "finite number"]),
     (["sparsty=0.9"], ["sparsty=0.9", "dataset, model, method", "did you mean sparsity?"]),
     (["sparsity.x=1"], ["sparsity.x=1", "single value"]),
-    (["method=dpt"], ["method=dpt", "dtp, gmp, magnitude, random", "did you mean dtp?"]),
-    (["method="], ["method=", "dtp, gmp"]),
-    (["method=5"], ["method=5", "dtp, gmp"]),
-    (["method=null"], ["method=null", "dtp, gmp"]),
+    (["method=dpt"], ["method=dpt", "dsa, dtp, fpgm, gmp, grasp", "did you mean"]),
+    (["method="], ["method=", "fpgm, gmp"]),
+    (["method=5"], ["method=5", "fpgm, gmp"]),
+    (["method=null"], ["method=null", "fpgm, gmp"]),
     (["method=[dtp,gmp]"], ["method=", "choose exactly one"]),
     (["~method"], ["method: missing"]),
     (["method.nosuch=3"], ["method.nosuch=3", "method takes name, "]),
@@ -262,7 +263,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes(group: str, name: str, runs: list[Config], images: Path) -> None:
-    needed = {"imagefolder": [f"dataset.root='{images}'"], "torchvision": ["model.arch=resnet18"]}
+    needed = {"imagefolder": [f"dataset.root='{images}'"], "torchvision": ["model.arch=resnet18"], "head": ["model=vit"]}
+    needed |= {only: ["granularity=filter"] for only in ("fpgm", "l1")}
     assert main([f"{group}={name}", *needed.get(name, [])]) == 0
     value = getattr(runs[0], group)
     shown = "resnet18" if name == "torchvision" else name  # tables tell its networks apart
@@ -276,7 +278,8 @@ BUILTIN = {"dataset": data.BUILTIN, "model": models.BUILTIN, "method": methods.B
 def test_a_choice_spells_out_what_its_class_takes(group: str, name: str) -> None:
     written = set(mapping((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))) - {"name", "validation"}
     by_the_program = {"dataset": {"data_dir", "device"}, "model": {"shape", "classes"}, "method": {"setup"}}
-    taken = set(inspect.signature(resolve(group, name, BUILTIN[group])).parameters)
+    named = mapping((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))["name"]
+    taken = set(inspect.signature(resolve(group, named, BUILTIN[group])).parameters)
     assert written == taken - by_the_program[group]
 
 
@@ -301,7 +304,7 @@ def test_the_defaults_and_where_options_go(runs: list[Config], tmp_path: Path) -
     assert (default.granularity, default.scope, default.budget.name) == ("weight", "global", "params")
     assert (default.sparsity, default.recipe.name, default.seed, default.device) == (0.9, "quick", 0, "auto")
     assert (default.threads, default.data_dir, default.output_dir) == (0, "data", "outputs")
-    assert (other.method.name, other.method.options) == ("gmp", {"ramp": 0.5, "every": 10})
+    assert (other.method.name, other.method.options) == ("gmp", {"ramp": 0.5, "every": 10, "score": {"name": "magnitude"}})
     assert (other.sparsity, other.budget.exclude) == (0.75, ("first",))
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folder, no .hydra and no log
 
@@ -326,8 +329,8 @@ def test_our_vgg16_is_not_torchvisions(runs: list[Config]) -> None:
 def test_show_the_config_and_the_version(runs: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["seed=3", "--cfg", "job", "method=gmp"]) == 0
     shown = mapping(capsys.readouterr().out)
-    assert (shown["seed"], shown["method"]) == (3, {"name": "gmp", "ramp": 0.8, "every": 10})
-    assert set(shown) == {field.name for field in fields(Config)}
+    assert (shown["seed"], shown["method"]["name"], shown["method"]["every"]) == (3, "gmp", 10)
+    assert set(shown) == {field.name for field in fields(Config)} - {"block", "nm", "ratios"}
     assert main(["--cfg", "job", "--package", "budget"]) == 0
     assert "min_units: 1" in capsys.readouterr().out
     assert main(["--version"]) == 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.device import pick_device
 
 

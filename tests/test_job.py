@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pruner import run
-from pruner.config import Config, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Config
 from pruner.job import execute
 from pruner.methods.one_shot import OneShot
 from pruner.results.row import read_rows

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pruner.config import Choice, ConfigError, convert, expand, require
+from pruner.checks import ConfigError, convert, require
+from pruner.config import Choice, expand
 from pruner.options import bind, resolve
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 
 log = logging.getLogger(__name__)
 

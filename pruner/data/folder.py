@@ -15,7 +15,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
-from pruner.config import ConfigError, expand, require
+from pruner.checks import ConfigError, require
+from pruner.config import expand
 from pruner.data import ImageData
 from pruner.data.imageset import (
     normalise,

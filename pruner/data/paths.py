@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pruner.config import ConfigError, expand, require
+from pruner.checks import ConfigError, require
+from pruner.config import expand
 
 EXPECTED = "expected a folder with train/<class>/*.jpg and val/<class>/*.jpg"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.data import ImageData
 from pruner.data.files import Published, read_or_download
 from pruner.data.imageset import tensor_data

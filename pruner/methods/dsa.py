@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.data import ImageSet
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic, fall

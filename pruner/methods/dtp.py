@@ -29,7 +29,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pruner.config import one_of, require
+from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods import scores
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import linear
 

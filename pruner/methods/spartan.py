@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import linear
 

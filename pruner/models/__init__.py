@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pruner.config import Choice, require
+from pruner.checks import require
+from pruner.config import Choice
 from pruner.models.names import check_arch, torchvision_names
 from pruner.options import bind, resolve
 

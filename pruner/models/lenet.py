@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from pruner.config import require
+from pruner.checks import require
 
 
 class LeNet300(nn.Module):

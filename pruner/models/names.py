@@ -8,7 +8,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 
 # `@register_model()` or `@register_model(name="x")`, any further decorator lines, then the function.
 _REGISTERED = re.compile(r"""^@register_model\((?:name=)?["']?(\w*)["']?\)\n(?:.*\n)*?def (\w+)""", re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.config import one_of, require
+from pruner.checks import one_of, require
 
 
 class Subsample(nn.Module):

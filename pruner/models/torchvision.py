@@ -14,7 +14,8 @@ import torchvision.models
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pruner.config import ConfigError, expand, require
+from pruner.checks import ConfigError, require
+from pruner.config import expand
 from pruner.models.names import check_arch
 
 log = logging.getLogger(__name__)

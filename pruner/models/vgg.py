@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pruner.config import require
+from pruner.checks import require
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the five stages; each ends with a pooling by 2
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -7,7 +7,7 @@ import math
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from pruner.config import require
+from pruner.checks import require
 
 
 def vit(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.results.row import COLUMNS, Row, names, one_line, read_rows, write_atomically, write_table
 
 # Runs are compared within a table only: they agree in all of these.

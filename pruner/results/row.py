@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 
 Row = dict[str, Any]
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.results.row import (
     EPOCH_COLUMNS,
     LAYER_COLUMNS,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.base import Units
 from pruner.sparsity.budget import Cost
 from pruner.sparsity.cost import Costs

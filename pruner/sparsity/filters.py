@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.base import Group, Parameters, Units
 from pruner.sparsity.budget import Cost
 from pruner.sparsity.channels import Channels

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.base import Group, Parameters, Units
 from pruner.sparsity.budget import Cost
 from pruner.sparsity.layers import Layer

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruner.config import ConfigError, one_of
+from pruner.checks import ConfigError, one_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _IS_CONV = {F.linear: False, F.conv1d: True, F.conv2d: True, F.conv3d: True}  # what is a layer, and of which kind

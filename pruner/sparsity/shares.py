@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.base import Units
 from pruner.sparsity.budget import hard_mask, soft_mask
 from pruner.sparsity.cost import Costs

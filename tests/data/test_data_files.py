@@ -15,7 +15,8 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.data import ImageData, load
 
 

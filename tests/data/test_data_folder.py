@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.data import ImageData, load
 from pruner.data.paths import check_folder
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.data import BUILTIN, ImageData, load
 
 OWN = """

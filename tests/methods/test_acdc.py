@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pruner.bench import prepare
-from pruner.config import Config, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Config
 from pruner.job import execute
 from pruner.methods.acdc import ACDC
 from pruner.methods.base import Setup

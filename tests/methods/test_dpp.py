@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruner.config import Config, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.dpp import DPP, confidence, diversity, successive_softmax
 from pruner.results.store import RunFolder

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruner.bench import prepare
-from pruner.config import Choice, Config, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice, Config
 from pruner.data.imageset import TensorSet
 from pruner.methods import scores
 from pruner.methods.base import Setup

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruner.config import Config, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.schedules import fall, reheated
 from pruner.methods.smart import Smart

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import regnet
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.models import build, check_arch, torchvision_names
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)

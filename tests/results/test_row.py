@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.results.row import (
     COLUMNS,
     EPOCH_COLUMNS,

@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 import pruner
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.results.row import LAYER_COLUMNS, read_rows
 from pruner.results.store import DenseStore, RunFolder
 

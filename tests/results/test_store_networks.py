@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.results.store import load_model, save_model
 
 SOURCE = """

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.units import Units, make_units
 

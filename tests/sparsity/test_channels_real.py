@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.models import build
 from pruner.sparsity.channels import Channels
 from pruner.sparsity.layers import find_layers

@@ -10,7 +10,8 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from pruner.config import Choice, ConfigError
+from pruner.checks import ConfigError
+from pruner.config import Choice
 from pruner.models import build
 from pruner.sparsity.heads import HeadUnits
 from pruner.sparsity.layers import count_macs, find_layers

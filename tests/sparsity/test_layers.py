@@ -11,7 +11,7 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.layers import Layer, count_macs, find_layers
 
 

@@ -24,7 +24,9 @@ def test_each_row_is_the_mask_that_it_would_have_alone(shape: tuple[int, int], d
         scores = scores.mul(2).round()  # many that tie
     soft, hard = soft_rows(scores, keep, temperature), hard_rows(scores, keep)
     assert hard.sum(1).tolist() == [keep] * shape[0]
-    torch.testing.assert_close(soft.sum(1), torch.full((shape[0],), float(keep), dtype=torch.float64), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        soft.sum(1), torch.full((shape[0],), float(keep), dtype=torch.float64), rtol=1e-7, atol=0
+    )
     for row, one, other in zip(scores, soft, hard, strict=True):
         assert torch.equal(other, hard_mask(row, keep))
         torch.testing.assert_close(one, soft_mask(row, keep, None, temperature), rtol=0, atol=1e-6)

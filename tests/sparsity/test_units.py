@@ -7,7 +7,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruner.config import ConfigError
+from pruner.checks import ConfigError
 from pruner.sparsity.budget import total_cost
 from pruner.sparsity.counts import count
 from pruner.sparsity.layers import find_layers

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pruner.config import ConfigError, require
+from pruner.checks import ConfigError, require
 from pruner.options import bind, resolve
 
 if TYPE_CHECKING:

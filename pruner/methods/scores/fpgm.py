@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.sparsity.filters import FilterUnits
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import balanced_sample, probing
 from pruner.sparsity.units import Units

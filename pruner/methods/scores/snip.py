@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import balanced_sample, probing
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pruner.config import require
+from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import probing
 from pruner.sparsity.units import Units

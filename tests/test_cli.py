@@ -263,7 +263,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes(group: str, name: str, runs: list[Config], images: Path) -> None:
-    needed = {"imagefolder": [f"dataset.root='{images}'"], "torchvision": ["model.arch=resnet18"], "head": ["model=vit"]}
+    needed = {
+        "imagefolder": [f"dataset.root='{images}'"],
+        "torchvision": ["model.arch=resnet18"],
+        "head": ["model=vit"],
+    }
     needed |= {only: ["granularity=filter"] for only in ("fpgm", "l1")}
     assert main([f"{group}={name}", *needed.get(name, [])]) == 0
     value = getattr(runs[0], group)
@@ -304,7 +308,10 @@ def test_the_defaults_and_where_options_go(runs: list[Config], tmp_path: Path) -
     assert (default.granularity, default.scope, default.budget.name) == ("weight", "global", "params")
     assert (default.sparsity, default.recipe.name, default.seed, default.device) == (0.9, "quick", 0, "auto")
     assert (default.threads, default.data_dir, default.output_dir) == (0, "data", "outputs")
-    assert (other.method.name, other.method.options) == ("gmp", {"ramp": 0.5, "every": 10, "score": {"name": "magnitude"}})
+    assert (other.method.name, other.method.options) == (
+        "gmp",
+        {"ramp": 0.5, "every": 10, "score": {"name": "magnitude"}},
+    )
     assert (other.sparsity, other.budget.exclude) == (0.75, ("first",))
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folder, no .hydra and no log
 

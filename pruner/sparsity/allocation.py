@@ -55,7 +55,7 @@ class Allocation:
             return Everyone(self.units, self.costs, min_units)
         rule = {"layer": uniform, "erk": erdos_renyi, "custom": custom}[scope](self.units, ratios)
         shares = Shares(self.units, self.costs, min_units, rule)
-        shares.of(self.sparsity)  # refuses what the ratios cannot meet
+        shares.check(self.sparsity)  # refuses what the ratios cannot meet
         return shares
 
     @property

@@ -103,9 +103,11 @@ class _Tracer(TorchDispatchMode):
         self.ins: dict[str, Tensor] = {}
         self.outs: dict[str, Tensor] = {}
         self.norms: dict[str, Tensor] = {}
+        names: dict[int, str] = {}  # modules that share a weight go by the name of the first, as parameters do
         self.hooks = [
             hook
-            for name, module in model.named_modules()
+            for own_name, module in model.named_modules()
+            for name in [names.setdefault(id(getattr(module, "weight", module)), own_name)]
             if (rule := self._rule(module)) is not None
             for hook in (
                 module.register_forward_pre_hook(self._enter),

@@ -85,8 +85,11 @@ class Shares(Scope):
         if self.countable:
             counted = zip(parts, self.counts(sparsity), strict=True)
             return torch.cat([soft_mask(part, count, None, temperature) for part, count in counted])
-        budgets = zip(parts, self.of(sparsity), self.totals, self.prices, strict=True)
-        return torch.cat([soft_mask(part, share * total, price, temperature) for part, share, total, price in budgets])
+        # What the hard mask spends in each group, so that no unit that it keeps is already at zero here.
+        hard = self.hard(scores.detach(), sparsity).split(self.sizes)
+        spent = [float((mask * price).sum()) for mask, price in zip(hard, self.prices, strict=True)]
+        each = zip(parts, spent, self.prices, strict=True)
+        return torch.cat([soft_mask(part, budget, price, temperature) for part, budget, price in each])
 
     def hard(self, scores: Tensor, sparsity: float) -> Tensor:
         parts = scores.split(self.sizes)
@@ -143,24 +146,30 @@ class Shares(Scope):
                 extra.append(i)
         return extra
 
-    def _shares(self, sparsity: float) -> list[float]:
-        """The keep ratio of each group, with which the whole meets the budget. Raises ConfigError."""
+    def check(self, sparsity: float) -> None:
+        """Raises ConfigError when no shares meet the budget of a sparsity."""
         target = self.costs.target(sparsity)
-
-        def at(level: float) -> list[float]:
-            return [min(1.0, max(least, ratio)) for least, ratio in zip(self.least, self.rule(level), strict=True)]
-
-        low, high = 0.0, 1.0
-        least, most = self._cost(at(low)), self._cost(at(high))
+        least, most = self._cost(self._at(0.0)), self._cost(self._at(1.0))
         if not least - _ROUNDING <= target <= most + _ROUNDING:
             bound = f"{least:.0f} at least" if target < least else f"{most:.0f} at most"
             raise ConfigError(f"sparsity={sparsity}: keeps {target}, but the ratios of the config keep {bound}")
-        if most <= target + _ROUNDING:
-            return at(high)
+
+    def _shares(self, sparsity: float) -> list[float]:
+        """The keep ratio of each group, with which the whole meets the budget."""
+        target = self.costs.target(sparsity)
+        low, high = 0.0, 2.0
+        if self._cost(self._at(high)) <= target:
+            return self._at(high)
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if self._cost(at(middle)) <= target else (low, middle)
-        return at(low)
+            low, high = (middle, high) if self._cost(self._at(middle)) <= target else (low, middle)
+        return self._at(low)
+
+    def _at(self, level: float) -> list[float]:
+        """The ratios at a level; above 1, where a budget on its way down is, they rise from the rule's last to all."""
+        rule = zip(self.least, self.rule(min(level, 1.0)), strict=True)
+        shares = [min(1.0, max(least, ratio)) for least, ratio in rule]
+        return [share + (1 - share) * max(0.0, level - 1) for share in shares]
 
     def _cost(self, shares: list[float]) -> float:
         """The cost when each group keeps such a share of its units."""

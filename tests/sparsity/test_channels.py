@@ -133,3 +133,22 @@ def test_tied_channels_share_their_unit_one_by_one() -> None:
     assert channels.outs["a"].tolist() + channels.outs["b"].tolist() == channels.outs["c"].tolist() == list(range(10))
     assert channels.ins["a"].tolist() == [-1] * 3 and channels.ins["fc"].tolist() == list(range(10))
     assert channels.outs["fc"].tolist() == [-1] * 5
+
+
+def test_convolutions_that_share_a_weight_live_and_die_together() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.first, self.second = (nn.Conv2d(before, 4, 1) for before in (2, 4, 4))
+            self.second.weight = self.first.weight
+            self.head = nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.first(self.stem(x).relu()).relu()).relu()).mean((2, 3))
+
+    model = Twice()
+    units = make_units(model, (2, 4, 4), "filter")
+    # What the first gives, the second takes: the stem's channels and both others' are one.
+    assert [(group.name, group.size) for group in units.groups] == [("stem", 4)]
+    mask = torch.tensor([1.0, 0, 1, 0])
+    assert units.zeros(mask)["first.weight"].sum() == 4

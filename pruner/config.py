@@ -185,6 +185,9 @@ class Config:
         one_of("scope", self.scope, SCOPES)
         require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "at least 0 and below 1")
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        if self.scope == "custom":
+            needs = "give a layer's share to keep, as in 'ratios={conv1:1.0,layer1*:0.5}'"
+            require(bool(self.ratios), "ratios", "null", f"scope=custom needs them; {needs}")
         for group, ratio in (self.ratios or {}).items():
             share = isinstance(ratio, int | float) and not isinstance(ratio, bool) and 0 <= ratio <= 1
             require(share, f"ratios.{group}", ratio, "a share to keep, from 0 to 1")

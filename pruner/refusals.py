@@ -18,6 +18,7 @@ from pruner.data.paths import check_folder
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+OWNERS = {"block": "granularity=block", "nm": "granularity=nm", "ratios": "scope=custom"}  # of keys that come with them
 # The drivers that torch reaches as "cuda", with their calls for starting (None: not needed) and for counting.
 DRIVERS = (
     ("libcuda.so.1", "cuInit", "cuDeviceGetCount"),
@@ -91,6 +92,8 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> ConfigErr
 
 def check_key(key: str, word: str, known: Any) -> None:
     """Raises ConfigError, quoting the `word` that sets it, unless the dotted `key` is in the nested dicts `known`."""
+    if (top := key.partition(".")[0]) in OWNERS:  # those that are there are known
+        require(top in known, word.partition("=")[0], word.partition("=")[2], f"only with {OWNERS[top]}")
     owner = ""
     for part in key.split("."):
         if not isinstance(known, dict):

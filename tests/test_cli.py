@@ -42,6 +42,26 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["sparsity.x=1"], ["sparsity.x=1", "single value"]),
     (["method=dpt"], ["method=dpt", "dsa, dtp, fpgm, gmp, grasp", "did you mean"]),
     (["method="], ["method=", "fpgm, gmp"]),
+    (["block.shape=[4,4]"], ["block.shape=[4,4]: only with granularity=block"]),
+    (["nm.n=1"], ["nm.n=1: only with granularity=nm"]),
+    (["ratios={conv1:1.0}"], ["ratios={conv1:1.0}: only with scope=custom"]),
+    (["granularity=block", "block.shape=[0,4]"], ["block.shape=[0, 4]", "above 0", "[16,8]"]),
+    (["granularity=block", "block.size=3"], ["block.size=3", "no such key", "shape"]),
+    (["granularity=nm", "nm.n=4"], ["nm.n=4: from 1 to 3, below nm.m=4"]),
+    (["granularity=nm", "sparsity=0.9"], ["sparsity=0.9", "2:4", "leave it out"]),
+    (["granularity=nm", "scope=erk"], ["scope=erk: not with granularity=nm", "use scope=global"]),
+    (["granularity=head"], ["granularity=head: model=resnet20", "use granularity=filter or weight"]),
+    (["granularity=filter", "model=vit"], ["granularity=filter: model=vit", "use granularity=head or weight"]),
+    (
+        ["granularity=filter", "model=vit_b_16"],
+        ["granularity=filter: model=vit_b_16", "use granularity=head or weight"],
+    ),
+    (["method=dsa", "scope=row"], ["scope=row: not with method=dsa", "use scope=global"]),
+    (["method=fpgm"], ["granularity=weight: not with method=fpgm", "use granularity=filter"]),
+    (["scope=custom"], ["ratios=null: scope=custom needs them", "ratios={conv1:1.0,layer1*:0.5}"]),
+    (["scope=custom", "ratios={conv1:2}"], ["ratios.conv1=2", "from 0 to 1"]),
+    (["quantization=int5"], ["quantization=int5", "int4", "did you mean"]),
+    (["quantization.bits=9"], ["quantization.bits=9: from 1 to 8, or 0 for none"]),
     (["method=5"], ["method=5", "fpgm, gmp"]),
     (["method=null"], ["method=null", "fpgm, gmp"]),
     (["method=[dtp,gmp]"], ["method=", "choose exactly one"]),
@@ -269,6 +289,7 @@ def test_every_choice_composes(group: str, name: str, runs: list[Config], images
         "head": ["model=vit"],
     }
     needed |= {only: ["granularity=filter"] for only in ("fpgm", "l1")}
+    needed["custom"] = ["ratios={conv1:1.0}"]
     assert main([f"{group}={name}", *needed.get(name, [])]) == 0
     value = getattr(runs[0], group)
     shown = "resnet18" if name == "torchvision" else name  # tables tell its networks apart

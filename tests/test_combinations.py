@@ -82,7 +82,8 @@ def test_the_words(label: str, granularity: str, scope: str, said: str) -> None:
 def test_the_check_before_a_run_refuses_the_same(tiny_config: Callable[..., Config]) -> None:
     model = {"label": "mine", "name": "mine:Network", "options": {}}
     for label, granularity, scope in CELLS:
-        config = tiny_config(label, granularity=granularity, scope=scope, model=model)
+        ratios = {"conv1": 1.0} if scope == "custom" else None
+        config = tiny_config(label, granularity=granularity, scope=scope, model=model, ratios=ratios)
         if (label, granularity, scope) in REFUSED:
             with pytest.raises(ConfigError, match=r"; use (granularity|scope)="):
                 check(config)

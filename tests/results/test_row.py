@@ -11,6 +11,7 @@ from pruner.results.row import (
     COLUMNS,
     EPOCH_COLUMNS,
     LAYER_COLUMNS,
+    RATIO_COLUMNS,
     TEXT,
     read_rows,
     write_atomically,
@@ -27,7 +28,7 @@ def test_the_columns_are_the_contract_in_its_order():
         "prune_epochs,finetune_epochs,dense_seconds,prune_seconds,finetune_seconds,quant_bits,size_bytes,latency_ms,"
         "dense_latency_ms,device,threads,precision,torch_version,pruner_version,commit,run_id"
     )
-    assert set(TEXT) <= {*COLUMNS, *EPOCH_COLUMNS, *LAYER_COLUMNS}
+    assert set(TEXT) <= {*COLUMNS, *EPOCH_COLUMNS, *LAYER_COLUMNS, *RATIO_COLUMNS}
 
 
 def test_values_come_back_equal_and_of_the_same_type(tmp_path):
@@ -54,7 +55,7 @@ def test_the_file_is_plain_csv(tmp_path):
     rows = [{"phase": "dense", "epoch": 1, "seconds": 1.23456, "loss": 0.5}, {"phase": "prune", "sparsity": True}]
     write_table(tmp_path / "epochs.csv", EPOCH_COLUMNS, rows)
     assert (tmp_path / "epochs.csv").read_bytes() == (
-        b"phase,epoch,seconds,lr,loss,train_accuracy,sparsity,undecided\ndense,1,1.235,,0.5,,,\nprune,,,,,,,\n"
+        b"phase,epoch,seconds,lr,loss,train_accuracy,sparsity,undecided,gap\ndense,1,1.235,,0.5,,,,\nprune,,,,,,,,\n"
     )
 
 

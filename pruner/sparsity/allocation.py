@@ -77,7 +77,11 @@ class Allocation:
         return self.costs.of(mask)
 
     def soft(self, scores: Tensor, temperature: float = 1.0, sparsity: float | None = None) -> Tensor:
-        """The soft mask [n] of scores [n] that meets the budget (see `soft_mask`), at the final or another sparsity."""
+        """The soft mask [n] of scores [n] that meets the budget (see `soft_mask`), at the final or another sparsity.
+
+        Where the hard mask of the same scores cannot spend the whole budget, because its units are few and dear, the
+        soft mask spends what the hard one does, so that it can harden into it.
+        """
         return self._scope.soft(scores, temperature, self.sparsity if sparsity is None else sparsity)
 
     def hard(self, scores: Tensor, sparsity: float | None = None) -> Tensor:

@@ -45,7 +45,12 @@ class Everyone(Scope):
 
     def soft(self, scores: Tensor, temperature: float, sparsity: float) -> Tensor:
         protected = keep_best(scores, self.units, self.min_units)
-        return soft_mask(protected, self.costs.target(sparsity), self.costs.cost, temperature)
+        budget: float = self.costs.target(sparsity)
+        if callable(self.costs.cost):
+            # A filter may cost a percent of the network, so that the budget runs out within one. Spending all of it
+            # would leave that filter half open to the end, and hardening would drop it (docs/log.md).
+            budget = self.costs.of(self.hard(scores.detach(), sparsity))
+        return soft_mask(protected, budget, self.costs.cost, temperature)
 
     def hard(self, scores: Tensor, sparsity: float) -> Tensor:
         protected = keep_best(scores, self.units, self.min_units)

@@ -89,7 +89,7 @@ def test_asked_is_what_you_get(granularity: str, scope: str, budget: str, data: 
         assert all(kept >= floor for kept, floor in zip(kept_of(units, hard), floors, strict=True))
         soft = allocation.soft(scores, 0.5, asked)
         assert bool((soft >= 0).all()) and bool((soft <= 1).all())
-        if scope == "global":
+        if scope == "global" and granularity == "weight":
             assert allocation.cost_of(soft) == pytest.approx(target, rel=1e-4)
         else:
             assert allocation.cost_of(soft) == pytest.approx(cost, rel=1e-4)
@@ -187,3 +187,14 @@ def test_soft_masks_carry_gradients_and_hard_ones_none() -> None:
         (allocation.soft(scores) * torch.arange(units.n)).sum().backward()
         assert scores.grad is not None and bool((scores.grad != 0).any())
         assert not allocation.hard(scores).requires_grad
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("budget", ["params", "macs"])
+def test_soft_masks_of_filters_harden_into_the_hard_mask(scope: str, budget: str) -> None:
+    """No filter stays half open because the budget runs out within it."""
+    units = make_units(network([6, 5, 7], [1, 2, 1]), SHAPE, "filter")
+    for seed in range(5):
+        allocation = Allocation(units, budget, scope, 0.37)
+        scores = torch.randn(units.n, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(allocation.soft(scores, 1e-6), allocation.hard(scores), rtol=0, atol=1e-3)

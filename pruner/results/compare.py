@@ -14,7 +14,7 @@ from pruner.checks import ConfigError
 from pruner.results.row import COLUMNS, Row, names, one_line, read_rows, write_atomically, write_table
 
 # Runs are compared within a table only: they agree in all of these.
-GROUP = names("dataset model granularity scope budget dense_epochs prune_epochs finetune_epochs")
+GROUP = names("dataset model granularity scope budget quant_bits dense_epochs prune_epochs finetune_epochs")
 MEANS = names("dense_accuracy soft_accuracy hard_accuracy achieved_sparsity params_kept macs_kept")
 LONG_COLUMNS = (*GROUP, "method", "sparsity", "n", "mean", "std", "min", "max", *MEANS)
 # Differences that a table does not show but its reader should know of.
@@ -32,9 +32,10 @@ class Table:
 
     @property
     def caption(self) -> str:
-        dataset, model, granularity, scope, budget, *epochs = ("-" if value is None else value for value in self.key)
+        dataset, model, granularity, scope, budget, bits, *epochs = ("-" if v is None else v for v in self.key)
         spelled = " + ".join(f"{n} {phase}" for n, phase in zip(epochs, ("dense", "prune", "finetune"), strict=True))
-        return f"{dataset} {model}: {granularity}, {scope}, {budget}; epochs {spelled}"
+        quantised = "" if bits == "-" else f", {bits}-bit weights"
+        return f"{dataset} {model}: {granularity}, {scope}, {budget}{quantised}; epochs {spelled}"
 
     @property
     def sparsities(self) -> list[float]:

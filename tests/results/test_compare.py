@@ -90,13 +90,16 @@ def test_the_files(outputs, tmp_path, capsys):
 
 
 def test_runs_that_differ_in_a_group_key_get_tables_of_their_own():
-    found = tables([run(), run(budget="macs"), run(prune_epochs=6), run(finetune_epochs=None), run("gmp")])
-    assert [(table.key[4], table.key[6:], len(table.done)) for table in found] == [
-        ("macs", (5, 2), 1),
-        ("params", (5, None), 1),
-        ("params", (5, 2), 2),
-        ("params", (6, 2), 1),
+    rows = [run(), run(budget="macs"), run(prune_epochs=6), run(finetune_epochs=None), run("gmp"), run(quant_bits=3)]
+    found = tables(rows)
+    assert [(table.key[4], table.key[5], table.key[7:], len(table.done)) for table in found] == [
+        ("macs", None, (5, 2), 1),
+        ("params", None, (5, None), 1),
+        ("params", None, (5, 2), 2),
+        ("params", None, (6, 2), 1),
+        ("params", 3, (5, 2), 1),
     ]
+    assert found[-1].caption.endswith("params, 3-bit weights; epochs 10 dense + 5 prune + 2 finetune")
 
 
 def test_the_best_method_at_the_highest_sparsity_comes_first():

@@ -63,7 +63,7 @@ class _SoftRows(torch.autograd.Function):
 
 
 def _solve(scores: Tensor, keep: int, temperature: float) -> Tensor:
-    """Newton steps inside a bracket, for all rows together, on scores centred where the budget runs out."""
+    """Newton steps inside a bracket, for all rows that need more, on scores centred where the budget runs out."""
     best = scores.topk(keep + 1, dim=1).values
     # Differences of close floats are exact, so each row is centred between the last unit kept and the first dropped.
     z = (scores - (best[:, -1:] + best[:, -2:-1]) / 2) / temperature
@@ -71,14 +71,23 @@ def _solve(scores: Tensor, keep: int, temperature: float) -> Tensor:
     low, high = (even - z.amax(1, keepdim=True)).double(), (even - z.amin(1, keepdim=True)).double()
     mu = torch.zeros_like(low).clamp(low, high)
     eps = torch.finfo(scores.dtype).eps
+    solved = torch.empty_like(z)
+    rows = torch.arange(len(z), device=z.device)  # those that are not solved yet
     for _ in range(_PASSES):
         mask = torch.sigmoid(z + mu.to(z.dtype))
+        v = mask * (1 - mask)
         gap = mask.sum(1, keepdim=True).double() - keep  # rows are short: no need to add up in float64
-        slope = (mask * (1 - mask)).sum(1, keepdim=True).double()
+        slope = v.sum(1, keepdim=True).double()
         close = gap.abs() <= math.sqrt(eps) * slope
-        if bool((close | (gap.abs() <= eps * keep)).all()):
+        done = (close | (gap.abs() <= eps * keep)).squeeze(1)
+        count = int(done.sum())
+        if 2 * count >= len(rows):  # a few rows take many passes: most are done with after four or five
             last = torch.where(close, gap / slope.clamp(min=1e-300), 0).to(z.dtype)
-            return mask - last * (mask * (1 - mask))  # the last step, taken on the mask: exact to second order
+            solved[rows[done]] = (mask - last * v)[done]  # the last step, on the mask: exact to second order
+            if count == len(rows):
+                return solved
+            left = ~done
+            rows, z, mu, low, high, gap, slope = (part[left] for part in (rows, z, mu, low, high, gap, slope))
         low, high = torch.where(gap < 0, mu, low), torch.where(gap > 0, mu, high)
         step = mu - gap / slope
         mu = torch.where((step > low) & (step < high), step, (low + high) / 2)

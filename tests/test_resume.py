@@ -12,6 +12,7 @@ import pytest
 from torch import Tensor
 
 from pruner.checkpoint import Checkpoint
+from pruner.combinations import builtin_methods
 from pruner.config import Config
 from pruner.job import execute
 from pruner.results.row import EPOCH_COLUMNS, read_rows
@@ -48,7 +49,7 @@ def same(config: Config, expected: RunFolder) -> None:
     found = RunFolder(Path(config.output_dir) / config.run_id)
     for name in ("result.csv", "epochs.csv"):
         assert without_times(found.path / name) == without_times(expected.path / name)
-    for name in ("model.safetensors", "model.json", "layers.csv"):
+    for name in ("model.safetensors", "model.json", "layers.csv", "ratios.csv"):
         assert (found.path / name).read_bytes() == (expected.path / name).read_bytes()
     assert not found.checkpoint.exists()
 
@@ -113,6 +114,25 @@ def test_killed_within_an_epoch(
     with monkeypatch.context() as patch:
         die(patch, Trainer, "_step", at=steps)
         killed(config)
+    assert execute(config) == 0
+    same(config, uninterrupted(config))
+
+
+@pytest.mark.parametrize("method", [method.label for method in builtin_methods()])
+def test_every_method_goes_on_where_it_was(
+    method: str,
+    tiny_config: Callable[..., Config],
+    uninterrupted: Callable[[Config], RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed in the second epoch of pruning, and again while finetuning; with quantised weights."""
+    granularity = "filter" if method in ("l1", "fpgm") else "weight"
+    quantization = {"name": "int4", "bits": 4}
+    config = tiny_config(method, granularity=granularity, quantization=quantization, recipe=RECIPE)
+    for steps in (10, 5):
+        with monkeypatch.context() as patch:
+            die(patch, Trainer, "_step", at=steps)
+            killed(config)
     assert execute(config) == 0
     same(config, uninterrupted(config))
 

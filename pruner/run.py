@@ -90,10 +90,11 @@ def prune(bench: Bench, network: MaskedModel, state: dict[str, Any], journal: Jo
     if state:
         bench.model.load_state_dict(state["model"])
         method.load_state_dict(state["method"])
+        method.setup.generator.set_state(state["generator"])
         trainer.load_state_dict(state["trainer"])
     else:
         method.begin()
-    finished = keep(trainer, lambda: {"method": method.state_dict()})
+    finished = keep(trainer, lambda: {"method": method.state_dict(), "generator": method.setup.generator.get_state()})
 
     def watched(numbers: Epoch) -> None:
         groups = zip(bench.allocation.units.groups, method.keep_ratios().tolist(), strict=True)
@@ -161,13 +162,13 @@ def timing(journal: Journal, dense: Row) -> Row:
 
 
 def gap(bench: Bench, network: MaskedModel, method: Method) -> float:
-    """What hardening would cost now: the accuracy under the soft mask less that under the hard one, in points.
+    """What hardening would cost now: the accuracy under the last step's mask less that after hardening, in points.
 
     Measured on the same few training images every time.
     """
-    soft = method.final_mask().detach()
+    hardened = bench.allocation.hard(method.scores()) * method.final_mask().detach()
     accuracies = []
-    for mask in (soft, bench.allocation.hard(method.scores()) * soft):
+    for mask in (network.mask, hardened):
         network.gate(mask)
         batches = islice(bench.data.train.batches(500, seed=0), GAP_BATCHES)
         accuracies.append(accuracy_over(network, batches, bench.config.recipe.precision).top1)

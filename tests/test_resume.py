@@ -137,6 +137,19 @@ def test_every_method_goes_on_where_it_was(
     same(config, uninterrupted(config))
 
 
+def test_scores_that_draw_go_on_drawing_where_they_were(
+    tiny_config: Callable[..., Config],
+    uninterrupted: Callable[[Config], RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny_config("gmp", options={"every": 1, "score": {"name": "snip", "per_class": 2}}, recipe=RECIPE)
+    with monkeypatch.context() as patch:
+        die(patch, Trainer, "_step", at=10)
+        killed(config)
+    assert execute(config) == 0
+    same(config, uninterrupted(config))
+
+
 def test_killed_again_and_again(
     tiny_config: Callable[..., Config],
     uninterrupted: Callable[[Config], RunFolder],

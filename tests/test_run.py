@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pruner import run
-from pruner.bench import prepare
+from pruner.bench import dense_network, prepare
 from pruner.config import Config
 from pruner.data.imageset import TensorSet
 from pruner.methods.base import Method, Setup
@@ -175,3 +175,16 @@ def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None
     decided[2] = 0.5
     warn_undecided(decided, hard)
     assert caplog.messages == ["3 units are undecided at hardening, against 20 kept: expect a loss there"]
+
+
+def test_the_gap_is_what_hardening_would_cost_the_network_as_it_trains(tiny_config: Callable[..., Config]) -> None:
+    """Of a network that trains dense it is the loss of all that would go; of one under its last mask it is nothing."""
+    bench = prepare(tiny_config("acdc", sparsity=0.95, recipe={"dense_epochs": 8}))
+    dense_network(bench)
+    method, _ = bench.method()
+    method.begin()
+    network = bench.network()
+    network.gate(torch.ones(bench.allocation.units.n))
+    assert run.gap(bench, network, method) > 20
+    network.gate(method.final_mask())
+    assert run.gap(bench, network, method) == 0

@@ -20,7 +20,8 @@ class Setup:
     """What a method is given: the dense model, the units and their budget, and the length of its phase in steps.
 
     A method draws its random numbers from `generator` (on the CPU), which depends on the run's seed alone. `images`
-    are those that train the weights; `held_out` are those that the method asked to keep from that.
+    are those that train the weights; `held_out` are those that the method asked to keep from that. `precision` and
+    `bits` (of quantised weights, 0: not) are those of the run's forward passes.
     """
 
     model: nn.Module
@@ -30,6 +31,7 @@ class Setup:
     images: ImageSet | None = None
     held_out: ImageSet | None = None
     precision: str = "float32"
+    bits: int = 0
 
     @property
     def units(self) -> Units:
@@ -44,14 +46,14 @@ class Setup:
         return self.units.magnitudes(dict(self.model.named_parameters()))
 
     def logits(self, mask: Tensor, images: Tensor) -> Tensor:
-        """The model's answer [batch, classes] to images under a mask [n], in the run's precision.
+        """The model's answer [batch, classes], float32, to images under a mask [n], computed as the run computes.
 
         Differentiable in the mask and the weights; the model is in the mode (training or not) that it is in.
         """
-        network = MaskedModel(self.model, self.units)
+        network = MaskedModel(self.model, self.units, self.bits)
         network.gate(mask)
         with autocast(images.device, self.precision):
-            return network(images)
+            return network(images).float()
 
 
 class Method(nn.Module, ABC):

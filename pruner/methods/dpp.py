@@ -89,8 +89,8 @@ class DPP(Method):
     sigma: scale of the Gumbel noise, 0 or more; `sigma_end` at the end of the phase, on a line between. temperature and
     temperature_end: of the softmaxes, above 0, on a line too. score_lr: Adam's rate for the logits; 0 keeps them as
     they start. entropy: lambda, 0 or more. softmaxes: the most units that a row may keep for S to be the sum of
-    softmaxes. init: `magnitude` or `random`; power: the logits start at power log|w|, or with this standard
-    deviation at random. ramp: share of the phase over which the budget comes down, in [0, 1].
+    softmaxes. init: `magnitude`, logits that start at `power` log|w|, or `random`, normal ones of this `deviation`;
+    both above 0. ramp: share of the phase over which the budget comes down, in [0, 1].
     """
 
     def __init__(
@@ -105,11 +105,17 @@ class DPP(Method):
         softmaxes: int = 32,
         init: str = "magnitude",
         power: float = 4.0,
+        deviation: float = 0.5,
         ramp: float = 0.3,
     ):
         for key, value in (("sigma", sigma), ("sigma_end", sigma_end), ("score_lr", score_lr), ("entropy", entropy)):
             require(value >= 0, f"method.{key}", value, "0 or more")
-        for key, value in (("temperature", temperature), ("temperature_end", temperature_end), ("power", power)):
+        for key, value in (
+            ("temperature", temperature),
+            ("temperature_end", temperature_end),
+            ("power", power),
+            ("deviation", deviation),
+        ):
             require(value > 0, f"method.{key}", value, "above 0")
         require(softmaxes >= 0, "method.softmaxes", softmaxes, "0 or more")
         one_of("method.init", init, ("magnitude", "random"))
@@ -117,7 +123,7 @@ class DPP(Method):
         super().__init__(setup)
         self.sigmas, self.temperatures = (sigma, sigma_end), (temperature, temperature_end)
         self.score_lr, self.entropy, self.softmaxes, self.ramp = score_lr, entropy, softmaxes, ramp
-        self.phi = nn.Parameter(power * (self._magnitudes() if init == "magnitude" else self._noise()))
+        self.phi = nn.Parameter(power * self._magnitudes() if init == "magnitude" else deviation * self._noise())
 
     def _magnitudes(self) -> Tensor:
         """The units' log-magnitudes [n], with a floor that lets even a zero come back."""
@@ -172,6 +178,8 @@ class DPP(Method):
         units, hard, measures = self.setup.units, self.final_mask(), {}
         for layer in units.layers:
             if layer.prunable and units.layer_mask(layer, hard).numel():  # nothing is chosen where all outputs stay
-                logits, kept = units.rows(layer, self.phi), float(units.rows(layer, hard).sum(1).mean())
+                # Rows are those that compete in fixed patterns; a rest that the pattern does not divide is left out.
+                logits, kept_rows = ((units.holes(layer, v) or [units.rows(layer, v)])[0] for v in (self.phi, hard))
+                kept = float(kept_rows.sum(1).mean())
                 measures[layer.name] = {"confidence": confidence(logits, kept), "diversity": diversity(logits)}
         return measures

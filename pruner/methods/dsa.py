@@ -3,7 +3,7 @@
 Ning, Zhao, Li, Lei, Wang, Yang, ECCV 2020, arXiv 2004.02164. The authors published the forward pass, the groups and
 the cost model, not their trainer. Per group of C units:
 
-    b_i      importance without gradients: |gamma| of the group's batch norm, magnitude where there is none    [known]
+    b_i      importance without gradients: |gamma| of the group's batch norm                                   [known]
     alpha    keep ratio sigmoid(theta); theta starts at 5                                                      [known]
     p_i = sigmoid(beta (log b_i - log b0)), log b0 such that mean p = alpha; beta rises from 1                 [known]
     m_i ~ Bernoulli(max(p_i, 0.01)), hard; straight through, dL/dp := dL/dm                                    [known]
@@ -16,12 +16,14 @@ is the cost of keeping the share alpha of each group. How is "ADMM-inspired" [kn
     z step      the point nearest to theta + u with F(sigmoid(z)) = F*, see `nearest_within`
     u step      u += theta - z, a few times in the phase; at the end theta := z
 
-[chosen]: L's gradient is divided by its root mean square over the groups, and its rate falls to 0 over the phase, so
-that settings mean the same for any loss and length, and the masks hold still at the end. F* comes down over the first
-part of the phase. F* is met from below as well: hardening spends the whole budget, and units that were not trained
-under the masks would come to life. log b is rescaled within its group, since the gammas of a short training lie within
-a few percent, where no beta up to 100 decides. Held-out batches are normalised by their own statistics, as in
-training, and leave no trace in the running ones.
+[chosen]: b is the magnitude where there is no batch norm (the paper's is the filter's L1 norm [known]), and the mean
+|gamma| where channels are tied (the paper's: of the first of the convolutions [known]). L's gradient is divided by its
+root mean square over the groups, and its rate falls to 0 over the phase, so that settings mean the same for any loss
+and length, and the masks hold still at the end. F* comes down over the first part of the phase. F* is met from below
+as well: hardening spends the whole budget, and units that were not trained under the masks would come to life. log b
+is rescaled within its group, since the gammas of a short training lie within a few percent, where no beta up to 100
+decides. Held-out batches are normalised by their own statistics, as in training, and leave no trace in the running
+ones.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic, fall
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
+
+FLOOR = 4.6  # log 100: how far below its group's median log b may lie; or one dead unit would set the scale [chosen]
 
 
 def keep_probabilities(log_b: Tensor, alpha: Tensor, beta: float) -> Tensor:
@@ -110,10 +114,11 @@ def importance(setup: Setup) -> Tensor:
     norms: dict[str, Tensor] = getattr(setup.units, "norms", {})  # of each channel its unit; n: none
     if norms:
         parameters = dict(setup.model.named_parameters())
-        gammas = torch.cat([parameters[f"{name}.weight"].detach().abs() for name in norms])
-        units = torch.cat(list(norms.values()))
-        total = b.new_zeros(len(b) + 1).index_add_(0, units, gammas)[:-1]
-        number = torch.bincount(units, minlength=len(b) + 1)[:-1]
+        total = b.new_zeros(len(b) + 1)
+        for name, units in norms.items():  # one by one: added up in one go, their order would be the device's business
+            total.index_add_(0, units, parameters[f"{name}.weight"].detach().abs())
+        total = total[:-1]
+        number = torch.bincount(torch.cat(list(norms.values())), minlength=len(b) + 1)[:-1]
         b = torch.where(number > 0, total / number.clamp(min=1), b)
     return b.clamp(min=1e-12)
 
@@ -192,6 +197,7 @@ class DSA(Method):
     def _rescaled(self, log_b: Tensor) -> Tensor:
         if not self.spread:
             return log_b
+        log_b = log_b.clamp(min=float(log_b.median()) - FLOOR)
         return (log_b - log_b.mean()) * (self.spread / log_b.std(correction=0).clamp(min=1e-6))
 
     def _sample(self, p: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class DTP(Method):
         self.eps = max(setup.steps, 1) / sharpness  # of scores with unit deviation
         magnitudes = setup.magnitudes().detach()
         start = magnitudes - magnitudes.mean()
-        start = start / start.std().clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
+        start = start / start.std(correction=0).clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
         self.latent = nn.Parameter(start)
         # Log-odds of the plan after the steps made so far, and with the step that is under way.
         self.register_buffer("log_odds", torch.zeros_like(start))

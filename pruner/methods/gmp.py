@@ -44,6 +44,9 @@ class GMP(Method):
     ranking: Tensor
     current: Tensor
 
+    def begin(self) -> None:
+        self.ranking = self.score()  # what a phase of no steps ends with
+
     def mask(self, step: int) -> Tensor:
         ramp_end = math.ceil(self.ramp * self.setup.steps)
         if step == ramp_end or (step < ramp_end and step % self.every == 0):

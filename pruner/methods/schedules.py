@@ -21,7 +21,7 @@ def linear(final: float, progress: float, ramp: float) -> float:
 
 
 def fall(first: float, last: float, progress: float, shape: str = "exponential") -> float:
-    """A value that falls from `first` to `last`, both above 0, as `progress` goes from 0 to 1.
+    """A value that falls from `first` to `last` (above 0 where it falls exponentially), as `progress` goes from 0 to 1.
 
     exponential: first (last / first)^progress; linear: in equal steps; cosine: slow, fast, slow.
     """

@@ -4,7 +4,7 @@ Tai, Tian, Lim, "Spartan: Differentiable Sparsity via Regularized Transportation
 
     y = sigmoid(beta u + mu),  mu such that y meets the budget; u = |w|                    [known]: `soft_mask`
     weights used: w y 1[unit in the hard top-k]; the indicator is straight-through, y is differentiated    [known]
-    dL/du_i = beta v_i (g_i - c_i sum(v g) / sum(c v)),  g = dL/dy, v = y (1 - y)          [known]
+    dL/du_i = beta v_i (g_i - c_i sum(v g) / sum(c v)),  g = dL/dy, v = y (1 - y)          [known] for equal costs c
 
 Schedules [known]: the keep ratio falls from 1 to its target over the first 20% of the steps, beta rises from 1 over
 80%, and the masks stay as they are for the last 20%. Both change linearly [chosen]. Beta ends at 10 for

@@ -42,13 +42,15 @@ class Everyone(Scope):
 
     def __init__(self, units: Units, costs: Costs, min_units: int):
         self.units, self.costs, self.min_units = units, costs, min_units
+        cost = costs.cost
+        # Whether the budget can run out within a unit that matters, such as a filter or a head.
+        self.coarse = callable(cost) or (cost is not None and float(cost.max()) > 1e-4 * costs.total)
 
     def soft(self, scores: Tensor, temperature: float, sparsity: float) -> Tensor:
         protected = keep_best(scores, self.units, self.min_units)
         budget: float = self.costs.target(sparsity)
-        if callable(self.costs.cost):
-            # A filter may cost a percent of the network, so that the budget runs out within one. Spending all of it
-            # would leave that filter half open to the end, and hardening would drop it (docs/log.md).
+        if self.coarse:
+            # Spending all of it would leave one unit half open to the end, and hardening would drop it (docs/log.md).
             budget = self.costs.of(self.hard(scores.detach(), sparsity))
         return soft_mask(protected, budget, self.costs.cost, temperature)
 
@@ -98,10 +100,10 @@ class Rows(Scope):
 
 def keep_best(scores: Tensor, units: Units, count: int) -> Tensor:
     """The scores [n] with the best `count` units of every group raised above all others: infinite."""
-    if not count:
-        return scores
     if bool(scores.isnan().any()):  # topk takes NaN for the best, which would hide it from `hard_mask`
         raise ValueError("scores contain NaN")
+    if not count:
+        return scores
     best = [
         group.start + scores[group.start : group.stop].detach().topk(min(count, group.size)).indices
         for group in units.groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -87,7 +87,7 @@ class Shares(Scope):
             return torch.cat([soft_mask(part, count, None, temperature) for part, count in counted])
         # What the hard mask spends in each group, so that no unit that it keeps is already at zero here.
         hard = self.hard(scores.detach(), sparsity).split(self.sizes)
-        spent = [float((mask * price).sum()) for mask, price in zip(hard, self.prices, strict=True)]
+        spent = self._spent(hard)
         each = zip(parts, spent, self.prices, strict=True)
         return torch.cat([soft_mask(part, budget, price, temperature) for part, budget, price in each])
 
@@ -98,7 +98,7 @@ class Shares(Scope):
         budgets = [share * total for share, total in zip(self.of(sparsity), self.totals, strict=True)]
         each = zip(parts, budgets, self.prices, strict=True)
         masks = [hard_mask(part, budget + _ROUNDING, price) for part, budget, price in each]
-        spent = [float((mask * price).sum()) for mask, price in zip(masks, self.prices, strict=True)]
+        spent = self._spent(masks)
         best = [int(part.masked_fill(mask > 0, -torch.inf).argmax()) for part, mask in zip(parts, masks, strict=True)]
 
         def cost_with(extra: list[int]) -> float:
@@ -109,6 +109,11 @@ class Shares(Scope):
         for i in self._hand_out(budgets, spent, sparsity, cost_with):
             masks[i][best[i]] = 1
         return torch.cat(masks)
+
+    def _spent(self, masks: Iterable[Tensor]) -> list[float]:
+        """The cost of each group's part of a mask."""
+        each = zip(masks, self.prices, strict=True)
+        return [float((mask * price).sum(dtype=torch.float64)) for mask, price in each]
 
     def split(self, values: Tensor) -> list[Tensor]:
         return [part.unsqueeze(0) for part in values.split(self.sizes)]

@@ -68,8 +68,7 @@ class TileUnits(Units):
         return [self.rows(layer, mask)]
 
     def split_rows(self, values: Tensor) -> list[Tensor]:
-        parts = values.split([group.size for group in self.groups])
-        return [part.view(self._grids[group.name][0], -1) for part, group in zip(parts, self.groups, strict=True)]
+        return [self.rows(layer, values) for layer in self._prunable]
 
     def _sum(self, layer: Layer, values: Tensor) -> Tensor:
         """A tensor of a weight's shape, summed over each tile: [grid]."""

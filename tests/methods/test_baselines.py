@@ -105,3 +105,10 @@ def test_filters_score_by_root_mean_square() -> None:
     with torch.no_grad():
         first.weight.mul_(10)  # what a batch norm would undo
     assert setup.magnitudes().tolist() == pytest.approx(expected)
+
+
+def test_gmp_without_steps_keeps_the_largest() -> None:
+    _, setup = weights(1, -3, 2, -4, steps=0)
+    method = GMP(setup)
+    method.begin()
+    assert setup.allocation.hard(method.scores()).tolist() == [0, 1, 0, 1]

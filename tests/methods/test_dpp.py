@@ -249,9 +249,9 @@ def test_logits_start_at_the_log_magnitudes() -> None:
     assert float(odds[1] / odds[0]) == pytest.approx(8, rel=1e-5)
     assert float(odds[2] / odds[1]) == pytest.approx(8, rel=1e-5)
     assert float(odds[3]) == pytest.approx(1e-9, rel=1e-4)
-    random, _ = make_dpp(torch.ones(40, 100).tolist(), 0.5, init="random", power=0.5)
+    random, _ = make_dpp(torch.ones(40, 100).tolist(), 0.5, init="random")
     assert float(random.phi.detach().std()) == pytest.approx(0.5, abs=0.02)
-    again, _ = make_dpp(torch.zeros(40, 100).tolist(), 0.5, init="random", power=0.5)
+    again, _ = make_dpp(torch.zeros(40, 100).tolist(), 0.5, init="random")
     assert torch.equal(random.phi, again.phi)
 
 

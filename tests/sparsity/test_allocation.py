@@ -89,10 +89,10 @@ def test_asked_is_what_you_get(granularity: str, scope: str, budget: str, data: 
         assert all(kept >= floor for kept, floor in zip(kept_of(units, hard), floors, strict=True))
         soft = allocation.soft(scores, 0.5, asked)
         assert bool((soft >= 0).all()) and bool((soft <= 1).all())
-        if scope == "global" and granularity == "weight":
+        if scope == "global" and granularity == "weight" and budget == "params":
             assert allocation.cost_of(soft) == pytest.approx(target, rel=1e-4)
         else:
-            assert allocation.cost_of(soft) == pytest.approx(cost, rel=1e-4)
+            assert allocation.cost_of(soft) == pytest.approx(cost, rel=1e-4)  # units are dear: as the hard mask
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
+from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.heads import HeadUnits
 from pruner.sparsity.layers import count_macs, find_layers
 from pruner.sparsity.masked import MaskedModel
@@ -289,3 +290,11 @@ def test_modules_of_several_widths_and_one_that_never_runs() -> None:
     cost = units.cost("params")
     assert isinstance(cost, Tensor) and cost.tolist() == [192.0] * 3 + [288.0] * 2
     assert units.extra_macs_gone(torch.tensor([0.0, 1, 1, 1, 0])) == 2 * 25 * (4 + 6)
+
+
+def test_no_head_stays_half_open() -> None:
+    """6 heads at 0.45 leave room for 3.3 of them: the soft mask hardens into the 3 that fit."""
+    allocation = Allocation(heads_of(vit()), "params", "global", 0.45)
+    scores = torch.tensor([0.3, 0.1, 0.6, 0.2, 0.5, 0.4])
+    torch.testing.assert_close(allocation.soft(scores, 1e-6), allocation.hard(scores))
+    assert allocation.hard(scores).sum() == 3

@@ -6,7 +6,8 @@ the cost model, not their trainer. Per group of C units:
     b_i      importance without gradients: |gamma| of the group's batch norm                                   [known]
     alpha    keep ratio sigmoid(theta); theta starts at 5                                                      [known]
     p_i = sigmoid(beta (log b_i - log b0)), log b0 such that mean p = alpha; beta rises from 1                 [known]
-    m_i ~ Bernoulli(max(p_i, 0.01)), hard; straight through, dL/dp := dL/dm                                    [known]
+    m_i ~ Bernoulli(p_i), hard; straight through, dL/dp := dL/dm                                               [known]
+    p has a floor of 0.01 in the released code, so that no channel dies for good                               [known]
     dp_i/dalpha = C f_i / sum_j f_j, f = p (1 - p); nothing flows to b                                         [known]
 
 theta minimises the loss on a tenth of the training images, held out [known], subject to F(sigmoid(theta)) = F*, where F
@@ -16,12 +17,13 @@ is the cost of keeping the share alpha of each group. How is "ADMM-inspired" [kn
     z step      the point nearest to theta + u with F(sigmoid(z)) = F*, see `nearest_within`
     u step      u += theta - z, a few times in the phase; at the end theta := z
 
-[chosen]: b is the magnitude where there is no batch norm (the paper's is the filter's L1 norm [known]), and the mean
-|gamma| where channels are tied (the paper's: of the first of the convolutions [known]). L's gradient is divided by its
-root mean square over the groups, and its rate falls to 0 over the phase, so that settings mean the same for any loss
-and length, and the masks hold still at the end. F* comes down over the first part of the phase. F* is met from below
-as well: hardening spends the whole budget, and units that were not trained under the masks would come to life. log b
-is rescaled within its group, since the gammas of a short training lie within a few percent, where no beta up to 100
+[chosen]: the floor is a hundredth of alpha, for where 5% of the weights are kept 1% more would be drawn at random. b
+is the magnitude where there is no batch norm (the paper's is the filter's L1 norm [known]), and the mean |gamma| where
+channels are tied (the paper's: of the first of the convolutions [known]). L's gradient is divided by its root mean
+square over the groups, and its rate falls to 0 over the phase, so that settings mean the same for any loss and length,
+and the masks hold still at the end. F* comes down over the first part of the phase. F* is met from below as well:
+hardening spends the whole budget, and units that were not trained under the masks would come to life. log b is
+rescaled within its group, since the gammas of a short training lie within a few percent, where no beta up to 100
 decides. Held-out batches are normalised by their own statistics, as in training, and leave no trace in the running
 ones.
 """
@@ -131,14 +133,21 @@ def endless(images: ImageSet, batch_size: int, seed: int, first: int) -> Iterato
         yield from images.batches(batch_size, seed=seed + later)
 
 
+def draw(p: Tensor, floor: Tensor) -> Tensor:
+    """A hard mask [n] drawn from the chances p [n], or a floor [n] where that is higher; straight through to p."""
+    drawn = torch.bernoulli(torch.maximum(p.detach(), floor))
+    return drawn + (p - p.detach())
+
+
 class DSA(Method):
     """Keep ratios per group, learned on held-out images; units are drawn by importance.
 
     beta: sharpness at the end of the phase, 1 or more. spread: standard deviation given to log b within a group; 0
-    leaves log b as it is. floor: the least chance that a unit is drawn, in [0, 1). start: theta at first. every: steps
-    of the weights between two of theta. rate: how far, in log-odds, the loss may move theta over the phase. pull: share
-    of the gap to z that a step of theta closes, rho times its rate, in (0, 1]. duals: steps of u in the phase, 1 or
-    more. ramp: share of the phase in which the budget comes down, in [0, 1]. batch_size: held-out images in a step.
+    leaves log b as it is. floor: the least chance that a unit is drawn, as a share of its group's alpha, in [0, 1).
+    start: theta at first. every: steps of the weights between two of theta. rate: how far, in log-odds, the loss may
+    move theta over the phase. pull: share of the gap to z that a step of theta closes, rho times its rate, in (0, 1].
+    duals: steps of u in the phase, 1 or more. ramp: share of the phase in which the budget comes down, in [0, 1].
+    batch_size: held-out images in a step.
     """
 
     held_out = 0.1
@@ -172,6 +181,7 @@ class DSA(Method):
         self.batch_size = batch_size
         theta_steps = max(1, setup.steps // every)
         self.dual_every = max(1, theta_steps // duals)
+        self.counts = torch.tensor(self.sizes, device=setup.units.device)
         self.cost = group_cost(self.allocation)
         self.theta = nn.Parameter(torch.full((len(self.sizes),), start, device=setup.units.device))
         self.register_buffer("z", self.theta.detach().clone())
@@ -202,8 +212,7 @@ class DSA(Method):
 
     def _sample(self, p: Tensor) -> Tensor:
         """A hard mask [n] drawn from p [n], with the gradient straight through to p."""
-        drawn = torch.bernoulli(p.detach().clamp(min=self.floor))
-        return drawn + (p - p.detach())
+        return draw(p, self.floor * self.keep_ratios().repeat_interleave(self.counts))
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         return self._sgd  # finds no gradient on theta beside the weights; `update` makes theta's own steps

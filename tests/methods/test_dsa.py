@@ -20,7 +20,7 @@ from pruner.config import BUDGETS, Choice, Config
 from pruner.data import ImageSet
 from pruner.job import execute
 from pruner.methods.base import Setup
-from pruner.methods.dsa import DSA, endless, group_cost, importance, keep_probabilities, nearest_within
+from pruner.methods.dsa import DSA, draw, endless, group_cost, importance, keep_probabilities, nearest_within
 from pruner.results.row import LAYER_COLUMNS, read_rows
 from pruner.results.store import RunFolder
 from pruner.seeds import generator
@@ -98,17 +98,23 @@ def test_the_gradient_vanishes_when_every_unit_is_decided() -> None:
     assert float(gradient) == 0
 
 
-def test_draws_are_hard_have_a_floor_and_pass_the_gradient_straight_through(tiny_config: Callable[..., Config]) -> None:
-    method = dsa_of(prepare(tiny_config("dsa", options={"floor": 0.25}, **FILTERS)))
+def test_draws_are_hard_have_a_floor_and_pass_the_gradient_straight_through() -> None:
     p = torch.tensor([0.0, 0.6, 1.0]).repeat_interleave(40_000).requires_grad_()
     torch.manual_seed(0)
-    mask = method._sample(p)
+    mask = draw(p, torch.tensor(0.25))
     assert set(mask.tolist()) == {0, 1}
     means = mask.detach().view(3, -1).mean(1).tolist()
     assert means == pytest.approx([0.25, 0.6, 1.0], abs=0.01)  # four standard deviations
     upstream = torch.randn_like(p)
     (gradient,) = torch.autograd.grad(mask, p, upstream)
     assert torch.equal(gradient, upstream)
+
+
+def test_the_floor_is_a_share_of_what_the_group_keeps(tiny_config: Callable[..., Config]) -> None:
+    method = dsa_of(prepare(tiny_config("dsa", options={"floor": 0.5, "start": 0.0})))  # alpha = 1/2 everywhere
+    torch.manual_seed(0)
+    never = torch.zeros(method.setup.units.n)
+    assert float(method._sample(never).mean()) == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

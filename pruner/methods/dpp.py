@@ -17,7 +17,9 @@ and feature maps, 5e-5 for weights of convolutions, 1e-5 for kernels [known].
 [chosen]: rows are what the scope says: with scope=global the whole network is one row. S of a row that keeps more than
 `softmaxes` units is the soft mask of z at temperature T, which sums to k as well; so it is where the budget is no count
 of units. The paper's phi starts at random [known], as its networks do; ours are trained before they are pruned, and
-phi = power log|w| makes a unit's chances |w|^power: a random start throws the dense network away. The noise falls to
+phi = log|w|, rescaled to a standard deviation of `spread`, makes a unit's chances a power of |w|: a random start
+throws the dense network away, and one power for all granularities leaves filters, whose log|w| lie within a sixth of
+each other, to chance. The noise falls to
 0, because weights that have only seen noisy masks do badly under the fixed one. One lambda, the smallest, for all
 layers: the sum over rows grows with the network. phi is trained by Adam; the budget comes down along a cubic.
 """
@@ -89,8 +91,8 @@ class DPP(Method):
     sigma: scale of the Gumbel noise, 0 or more; `sigma_end` at the end of the phase, on a line between. temperature and
     temperature_end: of the softmaxes, above 0, on a line too. score_lr: Adam's rate for the logits; 0 keeps them as
     they start. entropy: lambda, 0 or more. softmaxes: the most units that a row may keep for S to be the sum of
-    softmaxes. init: `magnitude`, logits that start at `power` log|w|, or `random`, normal ones of this `deviation`;
-    both above 0. ramp: share of the phase over which the budget comes down, in [0, 1].
+    softmaxes. init: `magnitude`, logits that start at log|w|, or `random`, normal ones. spread: their standard
+    deviation at the start, above 0. ramp: share of the phase over which the budget comes down, in [0, 1].
     """
 
     def __init__(
@@ -104,18 +106,13 @@ class DPP(Method):
         entropy: float = 1e-5,
         softmaxes: int = 32,
         init: str = "magnitude",
-        power: float = 4.0,
-        deviation: float = 0.5,
+        spread: float = 5.0,
         ramp: float = 0.3,
     ):
         for key, value in (("sigma", sigma), ("sigma_end", sigma_end), ("score_lr", score_lr), ("entropy", entropy)):
             require(value >= 0, f"method.{key}", value, "0 or more")
-        for key, value in (
-            ("temperature", temperature),
-            ("temperature_end", temperature_end),
-            ("power", power),
-            ("deviation", deviation),
-        ):
+        above_zero = {"temperature": temperature, "temperature_end": temperature_end, "spread": spread}
+        for key, value in above_zero.items():
             require(value > 0, f"method.{key}", value, "above 0")
         require(softmaxes >= 0, "method.softmaxes", softmaxes, "0 or more")
         one_of("method.init", init, ("magnitude", "random"))
@@ -123,12 +120,13 @@ class DPP(Method):
         super().__init__(setup)
         self.sigmas, self.temperatures = (sigma, sigma_end), (temperature, temperature_end)
         self.score_lr, self.entropy, self.softmaxes, self.ramp = score_lr, entropy, softmaxes, ramp
-        self.phi = nn.Parameter(power * self._magnitudes() if init == "magnitude" else deviation * self._noise())
+        self.phi = nn.Parameter(spread * (self._magnitudes() if init == "magnitude" else self._noise()))
 
     def _magnitudes(self) -> Tensor:
-        """The units' log-magnitudes [n], with a floor that lets even a zero come back."""
+        """The units' log-magnitudes [n], standardised, with a floor that lets even a zero come back."""
         magnitudes = self.setup.magnitudes().detach()
-        return (magnitudes / magnitudes.mean().clamp(min=1e-30)).clamp(min=1e-3).log()
+        logs = (magnitudes / magnitudes.mean().clamp(min=1e-30)).clamp(min=1e-3).log()
+        return (logs - logs.mean()) / logs.std(correction=0).clamp(min=1e-6)
 
     def _noise(self) -> Tensor:
         """A normal draw [n] that depends on the run's seed alone."""

@@ -161,7 +161,7 @@ def test_frequencies_of_the_draws() -> None:
 
 def test_a_dropped_weight_gets_no_gradient_and_can_return() -> None:
     """Check 3 of the card: phi learns through S, w through A; a unit outside this draw has its logit trained on."""
-    method, layer = make_dpp([[1.0, -2.0, 3.0, 0.5]], 0.5, sigma=0.0, sigma_end=0.0, power=1.0, steps=40)
+    method, layer = make_dpp([[1.0, -2.0, 3.0, 0.5]], 0.5, sigma=0.0, sigma_end=0.0, spread=0.7, steps=40)
     network = MaskedModel(method.setup.model, method.setup.units)
     optimizer = method.optimizer(0.1)
     assert optimizer is not None
@@ -243,21 +243,24 @@ def test_the_entropy_does_not_swamp_the_loss(scope: str, tiny_config: Callable[.
 
 
 def test_logits_start_at_the_log_magnitudes() -> None:
-    """exp(phi) is |w|^power up to a constant, so the odds of two weights are a ratio of powers; a zero has some too."""
-    method, _ = make_dpp([[1.0, -2.0, 4.0, 0.0]], 0.5, power=3.0)
-    odds = method.phi.detach().exp()
-    assert float(odds[1] / odds[0]) == pytest.approx(8, rel=1e-5)
-    assert float(odds[2] / odds[1]) == pytest.approx(8, rel=1e-5)
-    assert float(odds[3]) == pytest.approx(1e-9, rel=1e-4)
-    random, _ = make_dpp(torch.ones(40, 100).tolist(), 0.5, init="random")
+    """Standardised: logs of 1, 2, 4 and 8 have a deviation of log 2 sqrt(5) / 2. A zero has a chance too."""
+    step = 2 * 3 / math.sqrt(5)
+    for scale in (1.0, 1e-4):
+        method, _ = make_dpp([[scale, -2 * scale, 4 * scale, 8 * scale]], 0.5, spread=3.0)
+        assert method.phi.detach().tolist() == pytest.approx([-1.5 * step, -step / 2, step / 2, 1.5 * step], rel=1e-5)
+    method, _ = make_dpp([[1.0, -2.0, 4.0, 0.0]], 0.5)
+    assert bool(method.phi.isfinite().all())
+    method, _ = make_dpp([[1.0, 1.0]], 0.5)
+    assert method.phi.tolist() == [0, 0]
+    random, _ = make_dpp(torch.ones(40, 100).tolist(), 0.5, init="random", spread=0.5)
     assert float(random.phi.detach().std()) == pytest.approx(0.5, abs=0.02)
-    again, _ = make_dpp(torch.zeros(40, 100).tolist(), 0.5, init="random")
+    again, _ = make_dpp(torch.zeros(40, 100).tolist(), 0.5, init="random", spread=0.5)
     assert torch.equal(random.phi, again.phi)
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("sigma", -1.0), ("temperature_end", 0.0), ("power", 0.0), ("ramp", 2.0), ("init", "zero"), ("softmaxes", -1)],
+    [("sigma", -1.0), ("temperature_end", 0.0), ("spread", 0.0), ("ramp", 2.0), ("init", "zero"), ("softmaxes", -1)],
 )
 def test_wrong_options_are_refused(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"method.{option}={value}"):

@@ -23,6 +23,7 @@ from pruner.training import Epoch, Trainer, TrainingError, accuracy_over
 
 __all__ = ["Bench", "prepare", "run"]
 
+BINS = 20  # of the histogram of soft masks
 GAP_BATCHES = 2  # of 500 training images, on which the gap between soft and hard masks is watched
 
 
@@ -38,10 +39,11 @@ class Pruned:
 
 @dataclass
 class Journal:
-    """The epochs of a run so far, and the share of each group of units that each epoch of pruning would keep."""
+    """The epochs of a run so far; of each epoch of pruning what it would keep of each group, and its soft masks."""
 
     epochs: list[Epoch] = field(default_factory=list)
     ratios: list[dict[str, Any]] = field(default_factory=list)
+    masks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(bench: Bench, folder: RunFolder) -> Row:
@@ -61,6 +63,7 @@ def run(bench: Bench, folder: RunFolder) -> Row:
             journal.epochs.append(report(numbers, trainer.settings.epochs))
             folder.write_epochs(journal.epochs)
             folder.write_ratios(journal.ratios)
+            folder.write_masks(journal.masks)
             saved = {"phase": trainer.name, "journal": asdict(journal), "model": bench.model.state_dict()}
             checkpoint.save({**saved, "trainer": trainer.state_dict(), **more()})
 
@@ -101,6 +104,7 @@ def prune(bench: Bench, network: MaskedModel, state: dict[str, Any], journal: Jo
         journal.ratios.extend(
             {"epoch": numbers["epoch"], "group": group.name, "keep": ratio} for group, ratio in groups
         )
+        journal.masks.extend({"epoch": numbers["epoch"], **bar} for bar in histogram(network.mask))
         finished({**numbers, "gap": gap(bench, network, method)})
 
     trainer.run(watched)
@@ -149,6 +153,12 @@ def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
         "torch_version": torch.__version__,
         "commit": commit_of(),
     }
+
+
+def histogram(mask: Tensor) -> list[dict[str, float]]:
+    """How many units of a mask [n] are in each of BINS parts of [0, 1], with its lower end; the last with both."""
+    counts = (mask * BINS).long().clamp(0, BINS - 1).bincount(minlength=BINS).tolist()
+    return [{"bin_low": i / BINS, "bin_high": (i + 1) / BINS, "count": n} for i, n in enumerate(counts)]
 
 
 def timing(journal: Journal, dense: Row) -> Row:

@@ -49,7 +49,7 @@ def same(config: Config, expected: RunFolder) -> None:
     found = RunFolder(Path(config.output_dir) / config.run_id)
     for name in ("result.csv", "epochs.csv"):
         assert without_times(found.path / name) == without_times(expected.path / name)
-    for name in ("model.safetensors", "model.json", "layers.csv", "ratios.csv"):
+    for name in ("model.safetensors", "model.json", "layers.csv", "ratios.csv", "masks.csv"):
         assert (found.path / name).read_bytes() == (expected.path / name).read_bytes()
     assert not found.checkpoint.exists()
 

@@ -18,6 +18,7 @@ from pruner.data.imageset import TensorSet
 from pruner.methods.base import Method, Setup
 from pruner.methods.one_shot import OneShot
 from pruner.report import warn_undecided
+from pruner.results.row import LAYER_COLUMNS, MASK_COLUMNS, read_rows
 from pruner.results.store import RunFolder, load_model
 
 
@@ -103,7 +104,7 @@ def test_a_runs_folder_holds_what_the_contract_says(
     folder = finish(config)
     files = {path.name for path in folder.path.iterdir()}
     assert files == {
-        "config.yaml", "result.csv", "epochs.csv", "layers.csv", "ratios.csv",
+        "config.yaml", "result.csv", "epochs.csv", "layers.csv", "ratios.csv", "masks.csv",
         "model.safetensors", "model.json", "run.log",
     }  # fmt: skip
     assert folder.read_config() == config.to_dict()
@@ -112,11 +113,23 @@ def test_a_runs_folder_holds_what_the_contract_says(
         ("prune", 1), ("prune", 2), ("prune", 3), ("finetune", 1), ("finetune", 2)
     ]  # fmt: skip
     assert epochs[2]["sparsity"] == pytest.approx(0.5, abs=1e-3) and epochs[4]["sparsity"] is None
+    masks, units = (
+        read_rows(folder.masks, MASK_COLUMNS),
+        sum(r["units_total"] for r in read_rows(folder.layers, LAYER_COLUMNS)),
+    )
+    assert [sum(m["count"] for m in masks if m["epoch"] == epoch) for epoch in (1, 2, 3)] == [units] * 3
     row = folder.finished()
     assert row is not None
     for phase in ("prune", "finetune"):
         seconds = sum(e["seconds"] for e in epochs if e["phase"] == phase)
         assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
+
+
+def test_histogram_by_hand() -> None:
+    bins = run.histogram(torch.tensor([0.0, 0.04, 0.05, 0.5, 0.999, 1.0, 1.0]))
+    found = {(b["bin_low"], b["bin_high"]): b["count"] for b in bins if b["count"]}
+    assert len(bins) == 20
+    assert found == {(0, 0.05): 2, (0.05, 0.1): 1, (0.5, 0.55): 1, (0.95, 1): 3}
 
 
 class Watcher(OneShot):

@@ -37,6 +37,7 @@ COLUMNS = names("""
 # between 0.05 and 0.95; gap: points of accuracy that hardening would cost now. Empty where a phase has no soft masks.
 EPOCH_COLUMNS = names("phase epoch seconds lr loss train_accuracy sparsity undecided gap")
 RATIO_COLUMNS = names("epoch group keep")  # the share of a group's units that each epoch of pruning would keep
+MASK_COLUMNS = names("epoch bin_low bin_high count")  # how many units had a mask between two values in the last step
 LAYER_COLUMNS = names("""
     layer granularity units_total units_kept params_total params_kept macs_total macs_kept confidence diversity
 """)

@@ -24,6 +24,7 @@ from pruner.config import Choice
 from pruner.results.row import (
     EPOCH_COLUMNS,
     LAYER_COLUMNS,
+    MASK_COLUMNS,
     RATIO_COLUMNS,
     Row,
     one_line,
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
+class Held(Exception):
+    """Another process works on a folder."""
+
+
 class Folder:
     """What the folders of runs and of dense networks have in common; made when something is first written."""
 
@@ -48,25 +53,38 @@ class Folder:
         self.config = self.path / "config.yaml"
         self.epochs = self.path / "epochs.csv"
         self.model = self.path / "model.safetensors"
+        self._lock_file = self.path.with_name(f".{self.path.name}.lock")
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Waits until no other process works on this folder, then keeps others out.
+    def lock(self, wait: bool = True) -> Iterator[None]:
+        """Waits until no other process works on this folder, then keeps others out. Without `wait` raises Held.
 
         The operating system releases the lock when its holder ends, however it ends. The (empty) lock file
         lies beside the folder, hidden, and stays. Not reentrant.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        lock = FileLock(self._lock_file)
         try:
             lock.acquire(timeout=0)
-        except Timeout:
+        except Timeout as held:
+            if not wait:
+                raise Held(str(self.path)) from held
             log.info("waiting for the process that works on %s", self.path)
             lock.acquire(poll_interval=0.2)
         try:
             yield
         finally:
             lock.release()
+
+    def held(self) -> bool:
+        """Whether a process works on this folder now. Writes nothing."""
+        if not self._lock_file.exists():
+            return False
+        try:
+            with self.lock(wait=False):
+                return False
+        except Held:
+            return True
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Writes plain values (numbers, text, lists, dicts) as YAML, in their order."""
@@ -99,6 +117,7 @@ class RunFolder(Folder):
         self.result = self.path / "result.csv"
         self.layers = self.path / "layers.csv"
         self.ratios = self.path / "ratios.csv"
+        self.masks = self.path / "masks.csv"
         self.log = self.path / "run.log"
         self.checkpoint = self.path / "checkpoint"
 
@@ -123,6 +142,10 @@ class RunFolder(Folder):
     def write_ratios(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one row for each epoch of pruning and group of units (RATIO_COLUMNS)."""
         write_table(self.ratios, RATIO_COLUMNS, rows)
+
+    def write_masks(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes one row for each epoch of pruning and bin of the histogram of soft masks (MASK_COLUMNS)."""
+        write_table(self.masks, MASK_COLUMNS, rows)
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Writes the run's row (COLUMNS): the last thing a run does."""

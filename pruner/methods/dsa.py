@@ -13,19 +13,23 @@ the cost model, not their trainer. Per group of C units:
 theta minimises the loss on a tenth of the training images, held out [known], subject to F(sigmoid(theta)) = F*, where F
 is the cost of keeping the share alpha of each group. How is "ADMM-inspired" [known]; the rest is [chosen]:
 
-    theta step  down the gradient of L + (rho / 2) |theta - z + u|^2, every few steps of the weights
+    theta step  by Adam against g - lambda, every few steps of the weights; then a share of the way to z - u
+                g_i = (dL/dalpha_i) / (dF/dalpha_i); lambda its mean, weighted with dF/dtheta
     z step      the point nearest to theta + u with F(sigmoid(z)) = F*, see `nearest_within`
     u step      u += theta - z, a few times in the phase; at the end theta := z
 
 [chosen]: the floor is a hundredth of alpha, for where 5% of the weights are kept 1% more would be drawn at random. b
 is the magnitude where there is no batch norm (the paper's is the filter's L1 norm [known]), and the mean |gamma| where
-channels are tied (the paper's: of the first of the convolutions [known]). L's gradient is divided by its root mean
-square over the groups, and its rate falls to 0 over the phase, so that settings mean the same for any loss and length,
-and the masks hold still at the end. F* comes down over the first part of the phase. F* is met from below as well:
-hardening spends the whole budget, and units that were not trained under the masks would come to life. log b is
-rescaled within its group, since the gammas of a short training lie within a few percent, where no beta up to 100
-decides. Held-out batches are normalised by their own statistics, as in training, and leave no trace in the running
-ones.
+channels are tied (the paper's: of the first of the convolutions [known]). g is the worth of a unit for its price,
+which is alike in all groups where the budget is spent best, and lambda the budget's price, so that steps along g -
+lambda keep F; dL/dtheta itself is largest for large layers, and gave them what small ones needed. Adam, because a few
+small layers (the first, the last, shortcuts) have a g a hundred times that of others, which then hardly moved. Its
+rate falls to 0 over the phase, so that settings mean the same for any length, and the masks hold still at the end. F*
+comes down over the first part of the phase. F* is met from below as well: hardening spends the whole budget, and units
+that were not trained under the masks would come to life. log b is rescaled within its group, since the gammas of a
+short training lie within a few percent, where no beta up to 100 decides, and at a beta of 1 even weights would be
+drawn nearly at random. Held-out batches are normalised by their own statistics, as in training, and leave no trace in
+the running ones.
 """
 
 from __future__ import annotations
@@ -94,6 +98,17 @@ def group_cost(allocation: Allocation) -> Callable[[Tensor], Tensor]:
     return lambda alpha: constant + linear @ alpha + alpha @ pairs @ alpha
 
 
+def along_budget(slope: Tensor, alpha: Tensor, price: Tensor) -> Tensor:
+    """g - lambda [groups], with a root mean square of 1: what theta should go down, in log-odds [chosen].
+
+    slope: dL/dalpha; price: dF/dalpha, above 0; g = slope / price, lambda its mean weighted with dF/dtheta = price
+    alpha (1 - alpha), so that a small step leaves F as it is.
+    """
+    worth, weights = slope / price, price * alpha * (1 - alpha)
+    uphill = worth - (worth * weights).sum() / weights.sum().clamp(min=1e-300)
+    return uphill / uphill.square().mean().sqrt().clamp(min=1e-300)
+
+
 def nearest_within(theta: Tensor, cost: Callable[[Tensor], Tensor], budget: float) -> Tensor:
     """The log-odds z [groups] nearest to theta with cost(sigmoid(z)) = budget, to rounding below it [chosen].
 
@@ -144,8 +159,8 @@ class DSA(Method):
 
     beta: sharpness at the end of the phase, 1 or more. spread: standard deviation given to log b within a group; 0
     leaves log b as it is. floor: the least chance that a unit is drawn, as a share of its group's alpha, in [0, 1).
-    start: theta at first. every: steps of the weights between two of theta. rate: how far, in log-odds, the loss may
-    move theta over the phase. pull: share of the gap to z that a step of theta closes, rho times its rate, in (0, 1].
+    start: theta at first. every: steps of the weights between two of theta. rate: how far, in log-odds, the loss can
+    move theta over the phase, above 0. pull: share of the gap to z - u that a step of theta closes, in (0, 1].
     duals: steps of u in the phase, 1 or more. ramp: share of the phase in which the budget comes down, in [0, 1].
     batch_size: held-out images in a step.
     """
@@ -156,14 +171,14 @@ class DSA(Method):
         self,
         setup: Setup,
         beta: float = 100.0,
-        spread: float = 1.0,
+        spread: float = 5.0,
         floor: float = 0.01,
         start: float = 5.0,
         every: int = 4,
-        rate: float = 2.0,
+        rate: float = 4.0,
         pull: float = 0.5,
         duals: int = 10,
-        ramp: float = 0.5,
+        ramp: float = 0.3,
         batch_size: int = 64,
     ):
         require(beta >= 1, "method.beta", beta, "1 or more")
@@ -186,8 +201,8 @@ class DSA(Method):
         self.theta = nn.Parameter(torch.full((len(self.sizes),), start, device=setup.units.device))
         self.register_buffer("z", self.theta.detach().clone())
         self.register_buffer("u", torch.zeros_like(self.z))
-        self._sgd = torch.optim.SGD([self.theta], lr=rate / theta_steps)
-        self.rho = pull * theta_steps / rate
+        self.rate, self.pull = rate / theta_steps, pull
+        self._adam = torch.optim.Adam([self.theta], betas=(0.9, 0.99))
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # held-out ones
         self._next = -1  # the number of the batch that comes next
 
@@ -195,14 +210,13 @@ class DSA(Method):
     u: Tensor
 
     def mask(self, step: int) -> Tensor:
-        return self._sample(self.probabilities(self.theta.detach(), step))
+        return self._sample(self.probabilities(self.keep_ratios(), step))
 
-    def probabilities(self, theta: Tensor, step: int) -> Tensor:
-        """p [n] at this step, before its floor, of theta [groups]; differentiable in theta."""
+    def probabilities(self, alpha: Tensor, step: int) -> Tensor:
+        """p [n] at this step, before its floor, of keep ratios alpha [groups]; differentiable in alpha."""
         beta = fall(1.0, self.beta, step / max(1, self.setup.steps - 1))
         logs = [self._rescaled(log_b) for log_b in importance(self.setup).log().split(self.sizes)]
-        parts = zip(logs, torch.sigmoid(theta), strict=True)
-        return torch.cat([keep_probabilities(log_b, alpha, beta) for log_b, alpha in parts])
+        return torch.cat([keep_probabilities(log_b, share, beta) for log_b, share in zip(logs, alpha, strict=True)])
 
     def _rescaled(self, log_b: Tensor) -> Tensor:
         if not self.spread:
@@ -215,7 +229,7 @@ class DSA(Method):
         return draw(p, self.floor * self.keep_ratios().repeat_interleave(self.counts))
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        return self._sgd  # finds no gradient on theta beside the weights; `update` makes theta's own steps
+        return self._adam  # finds no gradient on theta beside the weights; `update` makes theta's own steps
 
     def update(self, step: int) -> None:
         number, rest = divmod(step + 1, self.every)
@@ -241,17 +255,19 @@ class DSA(Method):
             self._batches = endless(held_out, self.batch_size, seed, number)
         (images, labels), self._next = next(self._batches), number + 1
         before = [buffer.clone() for buffer in self.setup.model.buffers()]
-        mask = self._sample(self.probabilities(self.theta, step))
-        loss = F.cross_entropy(self.setup.logits(mask, images), labels)
-        (gradient,) = torch.autograd.grad(loss, self.theta)
+        alpha = self.keep_ratios().requires_grad_()
+        loss = F.cross_entropy(self.setup.logits(self._sample(self.probabilities(alpha, step)), images), labels)
+        (slope,) = torch.autograd.grad(loss, alpha)
+        price = torch.autograd.functional.jacobian(self.cost, alpha.detach().double().cpu())
         with torch.no_grad():
             for buffer, saved in zip(self.setup.model.buffers(), before, strict=True):
                 buffer.copy_(saved)
-            uphill = gradient / gradient.square().mean().sqrt().clamp(min=1e-30)
-            left = 2 * (1 - step / self.setup.steps)  # 1 on average
-            self.theta.grad = left * uphill + self.rho * (self.theta - self.z + self.u)
-        self._sgd.step()
+            self.theta.grad = along_budget(slope.double().cpu(), alpha.double().cpu(), price).to(slope)
+        self._adam.param_groups[0]["lr"] = 2 * (1 - step / self.setup.steps) * self.rate  # `rate` on average
+        self._adam.step()
         self.theta.grad = None
+        with torch.no_grad():
+            self.theta.lerp_(self.z - self.u, self.pull)
 
     def scores(self) -> Tensor:
         """alpha - (rank + 1/2) / C: at 0 lies what keeps the best round(alpha C) of every group."""

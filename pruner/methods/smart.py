@@ -19,8 +19,10 @@ and only saturated masks stay where they are [derived]. As tau goes to 0 the mas
 
 [chosen]: m starts at the standardised magnitudes of the dense network, so that tau and Adam's rate for m are in units
 of their standard deviation, and without weight decay. tau falls from tau0 in the first step to tau1 in the last one,
-exponentially by default. The budget comes down over the first part of the phase. The kept weights are folded with f
-at tau1 when they are hardened.
+exponentially by default. tau0 is lowered until no more than a given share of units starts undecided: with nearly all
+of them halfway the network loses nothing yet, whatever is pruned, so that m learns the price of a unit alone, and a
+tenth of the MACs left the residual streams of a ResNet with one channel in eight. The budget comes down over the first
+part of the phase. The kept weights are folded with f at tau1 when they are hardened.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from pruner.methods.schedules import cubic, fall, reheated
 class Smart(Method):
     """One trainable mask parameter for each unit, hardened by a falling temperature.
 
-    tau0, tau1: temperatures of the first and the last step, tau0 >= tau1 > 0, in standard deviations of the initial
-    m. schedule: how it falls, `exponential`, `linear`, `cosine`, or `reheating`: an exponential fall that starts
-    again `reheats` times (see `pruner.methods.schedules`).
+    tau0, tau1: temperatures of the first and the last step, tau0 >= tau1 > 0, in standard deviations of the initial m.
+    undecided: the largest share of units with a mask from 0.05 to 0.95, under the final budget, that tau0 may leave at
+    the start, above 0; it is lowered where there are more, not below tau1; 1 takes tau0 as it is. schedule: how it
+    falls, `exponential`, `linear`, `cosine`, or `reheating`: an exponential fall that starts again `reheats` times
+    (see `pruner.methods.schedules`).
     score_lr: Adam's rate for m, in the same units; 0 keeps m as it starts.
     ramp: share of the phase over which the budget comes down, in [0, 1]; 0 asks for all at once.
     """
@@ -48,6 +52,7 @@ class Smart(Method):
         setup: Setup,
         tau0: float = 1.0,
         tau1: float = 0.001,
+        undecided: float = 0.25,
         schedule: str = "exponential",
         reheats: int = 2,
         score_lr: float = 0.05,
@@ -55,16 +60,37 @@ class Smart(Method):
     ):
         require(tau0 > 0, "method.tau0", tau0, "above 0")
         require(0 < tau1 <= tau0, "method.tau1", tau1, f"above 0, and at most method.tau0={tau0}")
+        require(0 < undecided <= 1, "method.undecided", undecided, "above 0, to 1")
         one_of("method.schedule", schedule, ("exponential", "linear", "cosine", "reheating"))
         require(reheats >= 0, "method.reheats", reheats, "0 or more")
         require(score_lr >= 0, "method.score_lr", score_lr, "0 or more")
         require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
         super().__init__(setup)
-        self.tau0, self.tau1, self.schedule, self.reheats = tau0, tau1, schedule, reheats
+        self.tau1, self.schedule, self.reheats = tau1, schedule, reheats
         self.score_lr, self.ramp = score_lr, ramp
         magnitudes = setup.magnitudes().detach()
         centred = magnitudes - magnitudes.mean()
         self.latent = nn.Parameter(centred / centred.square().mean().sqrt().clamp(min=1e-12))
+        self.tau0 = self._start(tau0, undecided)
+
+    @torch.no_grad()
+    def _start(self, tau0: float, most: float) -> float:
+        """The highest temperature of tau0 to tau1 that leaves at most the share `most` of units undecided; else tau1.
+
+        By bisection, to a thousandth; under tiny budgets there may be higher ones as well, where all masks are small.
+        """
+
+        def undecided(tau: float) -> float:
+            mask = self.allocation.soft(self.latent, tau)
+            return float(((mask > 0.05) & (mask < 0.95)).double().mean())
+
+        low, high = self.tau1, tau0
+        if undecided(high) <= most:
+            return high
+        while high > 1.001 * low:
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if undecided(middle) <= most else (low, middle)
+        return low
 
     def temperature(self, progress: float) -> float:
         """tau at `progress` in [0, 1] of the phase."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,11 @@ SCHEDULES = ["exponential", "linear", "cosine", "reheating"]
 
 
 def smart_on(weights: Tensor, sparsity: float = 0.5, steps: int = 10, **options: Any) -> tuple[nn.Module, Smart]:
-    """One linear layer with these weights [inputs], each a unit, and the method on it; no unit is protected."""
+    """One linear layer with these weights [inputs], each a unit, and the method on it; no unit is protected.
+
+    It starts at tau0, whatever that leaves undecided.
+    """
+    options = {"undecided": 1.0} | options
     layer = nn.Linear(len(weights), 1, bias=False)
     layer.weight.data.copy_(weights[None])
     model = nn.Sequential(nn.Flatten(), layer)
@@ -62,6 +67,21 @@ def test_the_phase_begins_at_tau0_and_ends_at_tau1(schedule: str) -> None:
     torch.testing.assert_close(method.mask(0).detach(), soft_mask(m, 6, temperature=2.0))
     torch.testing.assert_close(method.mask(9).detach(), soft_mask(m, 6, temperature=0.05))
     assert torch.equal(method.mask(9), method.final_mask())
+
+
+@pytest.mark.parametrize("most", [0.1, 0.25, 0.5])
+def test_tau0_is_lowered_until_few_units_are_undecided(most: float) -> None:
+    """Even scores of 4000 units, half of which stay: sigmoid(d / tau) is undecided for |d| < tau log 19."""
+    weights = torch.linspace(1, 2, 4000)
+    _, method = smart_on(weights, undecided=most)
+    width = 2 * 3**0.5  # of an even law with a deviation of 1
+    assert method.temperature(0.0) == pytest.approx(most * width / (2 * math.log(19)), rel=0.02)
+    start = method.mask(9)  # after the ramp; at the start of the phase the budget is still to come down
+    assert method.tau1 == 0.001 and float(((start > 0.05) & (start < 0.95)).float().mean()) <= most
+    _, same = smart_on(weights, undecided=most, tau0=0.01)
+    assert same.temperature(0.0) == 0.01
+    _, equal = smart_on(torch.ones(8), undecided=most)  # which no temperature decides
+    assert equal.temperature(0.0) == pytest.approx(equal.tau1)
 
 
 def test_the_mask_goes_to_the_hard_top_k() -> None:
@@ -163,6 +183,7 @@ WRONG = [
     ("method.tau0", {"tau0": 0.0}),
     ("method.tau1", {"tau1": 0.0}),
     ("method.tau1", {"tau0": 0.1, "tau1": 0.2}),
+    ("method.undecided", {"undecided": 0.0}),
     ("method.schedule", {"schedule": "exponentiel"}),
     ("method.reheats", {"reheats": -1}),
     ("method.score_lr", {"score_lr": -0.1}),
@@ -186,8 +207,9 @@ def test_every_step_of_a_run_meets_its_budget(
 
     def recorded(self: Allocation, scores: Tensor, temperature: float = 1.0, sparsity: float | None = None) -> Tensor:
         mask = soft(self, scores, temperature, sparsity)
-        asked.append(self.target(self.sparsity if sparsity is None else sparsity))
-        met.append(float(mask.detach().sum(dtype=torch.float64)))
+        if torch.is_grad_enabled():  # a step, not a look at how soft the masks are
+            asked.append(self.target(self.sparsity if sparsity is None else sparsity))
+            met.append(float(mask.detach().sum(dtype=torch.float64)))
         return mask
 
     monkeypatch.setattr(Allocation, "soft", recorded)

@@ -22,6 +22,7 @@ __all__ = ["BUILTIN", "WITHOUT_FILTERS", "build", "check_arch", "torchvision_nam
 BUILTIN = {
     "lenet_300_100": "pruner.models.lenet:LeNet300",
     "lenet5": "pruner.models.lenet:LeNet5",
+    "resnet18_cifar": "pruner.models.resnet:resnet18_cifar",
     "resnet20": "pruner.models.resnet:resnet20",
     "resnet32": "pruner.models.resnet:resnet32",
     "resnet56": "pruner.models.resnet:resnet56",

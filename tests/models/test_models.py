@@ -42,6 +42,17 @@ def cifar_resnet(blocks: int, shortcut: str) -> tuple[int, int]:
     return parameters, sum(count * side * side for count, side in weights) + 64 * 10
 
 
+def cifar_resnet18() -> tuple[int, int]:
+    """Parameters and multiply-adds of ResNet-18 for 10 classes of 32x32 images, by hand."""
+    parameters, macs = 27 * 64 + 2 * 64, 27 * 64 * 32**2
+    for channels, side in [(64, 32), (128, 16), (256, 8), (512, 4)]:
+        before = max(64, channels // 2)
+        weights = 9 * channels * (before + 3 * channels) + (before * channels if channels > 64 else 0)
+        parameters += weights + 2 * channels * (4 if channels == 64 else 5)
+        macs += weights * side**2
+    return parameters + 513 * 10, macs + 512 * 10
+
+
 def imagenet_resnet18() -> tuple[int, int]:
     """Parameters and multiply-adds of ResNet-18 for 1000 classes, by hand."""
     parameters, macs = 49 * 3 * 64 + 2 * 64, 49 * 3 * 64 * 112**2
@@ -68,6 +79,10 @@ def test_published_sizes_of_cifar_resnets() -> None:
     assert cifar_resnet(5, "conv") == (466_906, 69_124_736)
     assert cifar_resnet(9, "conv") == (855_770, 125_747_840)
     assert cifar_resnet(18, "conv") == (1_730_714, 253_149_824)
+
+
+def test_published_size_of_resnet18_for_cifar() -> None:
+    assert size("resnet18_cifar", CIFAR, 10) == cifar_resnet18() == (11_173_962, 555_422_720)
 
 
 def test_sizes_of_lenets() -> None:
@@ -100,6 +115,7 @@ def test_published_sizes_of_torchvision_models() -> None:
 SMALLEST: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "lenet_300_100": ((1, 1, 1), {}),
     "lenet5": ((1, 16, 16), {}),
+    "resnet18_cifar": ((1, 5, 4), {"width": 2}),
     "resnet20": ((2, 4, 5), {"shortcut": "pad", "width": 3}),
     "resnet32": (DIGITS, {"width": 2}),
     "resnet56": (DIGITS, {"width": 2}),

@@ -1,0 +1,172 @@
+"""The papers' sweeps: every cell of each is one that can run, methods meet on equal terms, and one cell really runs."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import pruner.models
+from pruner.cells import cells_of, general
+from pruner.cli import main
+from pruner.combinations import allowed, builtin_methods
+from pruner.composing import composer
+from pruner.config import Config
+from pruner.folders import choices, conf_folder
+from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.units import make_units
+
+CONF = conf_folder()
+EXPERIMENTS = list(choices([CONF], "experiment"))
+
+# The cells of one seed, and how many seeds there are.
+SIZES = {
+    "dpp_cifar10_resnet18": (15, 3),
+    "dpp_mnist_lenet": (60, 3),
+    "dsa_cifar10": (33, 3),
+    "dsa_imagenet": (9, 1),
+    "dtp_cifar10_resnet56": (40, 3),
+    "dtp_cifar100_vgg19": (32, 3),
+    "dtp_imagenet": (30, 1),
+    "shootout": (13, 3),
+    "smart_block_imagenet": (56, 1),
+    "smart_nm_vit": (16, 1),
+    "spartan_imagenet": (9, 1),
+    "spartan_vit_imagenet": (6, 1),
+}
+
+# One cell of each, the paper's own method, and images of the right shape.
+MNIST, CIFAR = "dataset.image_size=28 dataset.channels=1", "dataset.image_size=32"
+IMAGENET = "dataset.image_size=32 model.weights=null"  # the smallest that these networks take
+VIT = f"{CIFAR} model=vit ~model.weights"  # in the place of ViT-B/16, whose 86M weights take a minute on a CPU
+ONE_CELL = {
+    "dpp_cifar10_resnet18": f"{CIFAR} granularity=filter scope=custom sparsity=0.8753 budget.exclude=[] "
+    "ratios={conv1:1.0,layer1*:1.0,layer2*:1.0}",
+    "dpp_mnist_lenet": f"{MNIST} model=lenet5 quantization=int3 sparsity=0.97",
+    "dsa_cifar10": f"{CIFAR} model=resnet20 scope=global sparsity=0.67",
+    "dsa_imagenet": f"{IMAGENET} model=resnet18 scope=global sparsity=0.40",
+    "dtp_cifar10_resnet56": f"{CIFAR} budget=macs sparsity=0.5",
+    "dtp_cifar100_vgg19": f"{CIFAR} granularity=filter sparsity=0.75",
+    "dtp_imagenet": f"{IMAGENET} model=mobilenet_v2 granularity=filter budget=macs sparsity=0.5",
+    "shootout": f"{CIFAR} method=dtp sparsity=0.95",
+    "smart_block_imagenet": f"{IMAGENET} scope=global block.shape=[32,32] sparsity=0.88",
+    "smart_nm_vit": f"{VIT} nm.n=2 nm.m=4",
+    "spartan_imagenet": f"{IMAGENET} model=resnet18 sparsity=0.9",  # half of the weights of ResNet-50
+    "spartan_vit_imagenet": f"{VIT} block.shape=[32,32]",
+}
+SMOKE = "recipe=smoke recipe.batch_size=8 dataset=synthetic dataset.train_size=20 dataset.test_size=8 seed=0 threads=1"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("images")
+    for part in ("train", "val"):
+        (root / part / "cat").mkdir(parents=True)
+    return str(root)
+
+
+@functools.cache
+def configs(name: str, root: str) -> list[Config]:
+    """The cells of an experiment's first seed, each of them checked as before a run."""
+    words = [f"experiment={name}", "seed=0"]
+    with composer([CONF], "config") as hydra:
+        head = hydra.master(general(hydra, words))
+        if head.dataset.name == "imagefolder":
+            words.append(f"dataset.root='{root}'")
+        return [cell.config for cell in cells_of(hydra, head, words)[1]]
+
+
+def own_method(name: str) -> str:
+    """The method whose paper an experiment is of: its name begins with it."""
+    return name.partition("_")[0]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_cell_can_run(name: str, images: str) -> None:
+    said = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    seeds = said["hydra"]["sweeper"]["params"]["seed"].split(",")
+    assert (len(configs(name, images)), len(seeds)) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_methods_meet_under_equal_conditions(name: str, images: str) -> None:
+    """Wherever the paper's method is, others are; and where methods meet, they share recipe and dense network."""
+    settings = defaultdict(list)
+    for config in configs(name, images):
+        units = (config.granularity, config.block, config.nm, config.quantization.bits)
+        settings[config.model.label, units, config.budget.name, config.sparsity].append(config)
+    for met in settings.values():
+        labels = {config.method.label for config in met}
+        assert len(labels) > 1
+        assert own_method(name) in labels or name == "shootout"
+        assert len({config.dense_id for config in met}) == len({config.recipe for config in met}) == 1
+        assert len({config.budget for config in met}) == 1
+
+
+def test_the_shootout_has_every_method_that_takes_single_weights(images: str) -> None:
+    fitting = {method.label for method in builtin_methods() if "global" in allowed(method, "weight")}
+    assert {config.method.label for config in configs("shootout", images)} == fitting
+
+
+def test_dsa_keeps_the_flops_of_its_paper(images: str) -> None:
+    kept: dict[str, set[float]] = defaultdict(set)
+    for name in ("dsa_cifar10", "dsa_imagenet"):
+        for config in configs(name, images):
+            kept[config.model.label].add(round(1 - config.sparsity, 9))
+    assert kept == {
+        "vgg16": {0.30, 0.05},
+        "resnet18_cifar": {0.25, 0.17, 0.07},
+        "resnet20": {0.75, 0.50, 0.33},
+        "resnet56": {0.75, 0.50, 0.33},
+        "resnet18": {0.60},
+        "resnet50": {0.60, 0.50},
+    }
+
+
+def kept_filters(config: Config, classes: int) -> dict[str, float]:
+    """The share of the filters that a cell keeps, by the layer that makes them."""
+    with torch.random.fork_rng():
+        model = pruner.models.build(config.model, (3, 32, 32), classes)
+        units = make_units(model, (3, 32, 32), "filter", config.budget.exclude)
+        allocation = Allocation(
+            units, config.budget.name, config.scope, config.sparsity, config.budget.min_units, config.ratios
+        )
+        mask = allocation.hard(torch.rand(units.n))
+    return {group.name: float(mask[group.start : group.stop].mean()) for group in units.groups}
+
+
+def test_dpp_keeps_a_quarter_of_the_feature_maps_of_the_last_two_stages(images: str) -> None:
+    config = next(cell for cell in configs("dpp_cifar10_resnet18", images) if cell.granularity == "filter")
+    for layer, kept in kept_filters(config, classes=10).items():
+        assert kept == pytest.approx(0.25 if layer.startswith(("layer3", "layer4")) else 1, abs=1 / 256), layer
+
+
+def test_dtps_shares_of_vgg19_are_those_of_round_ratios_of_filters(images: str) -> None:
+    cells = {cell.sparsity: cell for cell in configs("dtp_cifar100_vgg19", images) if cell.granularity == "filter"}
+    for config, ratio in zip((cells[sparsity] for sparsity in sorted(cells)), (0.5, 0.6, 0.7, 0.8, 0.9), strict=True):
+        for layer, kept in kept_filters(config, classes=100).items():
+            assert kept == pytest.approx(1 - ratio, abs=1 / 64), layer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_cell_of_each_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*SMOKE.split(), *ONE_CELL[name].split()]
+    if "method=" not in ONE_CELL[name]:
+        words.append(f"method={own_method(name)}")
+    assert main([f"experiment={name}", "output_dir=out", *words]) == 0
+    (path,) = Path("out").glob("synthetic-*/*/result.csv")
+    with path.open(encoding="utf-8", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["status"], row["error"]) == ("done", "")
+    assert float(row["achieved_sparsity"]) == pytest.approx(float(row["sparsity"]), abs=0.02)
+
+
+def test_every_experiment_is_tested() -> None:
+    assert set(EXPERIMENTS) == set(SIZES) == set(ONE_CELL)

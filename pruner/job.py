@@ -10,46 +10,77 @@ from pathlib import Path
 
 from pruner.checks import ConfigError
 from pruner.config import Config, expand
-from pruner.results.console import already_done, summary
-from pruner.results.row import one_line
-from pruner.results.store import RunFolder
+from pruner.results.console import already_done, in_one_line, summary
+from pruner.results.row import Row, one_line
+from pruner.results.store import Held, RunFolder
 
 log = logging.getLogger("pruner")
 
+LATER = -1  # in the place of an exit status: another process works on this run
 
-def execute(config: Config) -> int:
+
+def execute(config: Config, cell: str = "", wait: bool = True) -> int:
     """Runs `config` unless its row is there already. Gives 0, or 1 when the run failed and left a row saying so.
 
+    Within a sweep `cell` is the run's name, and one line says how it ended in the place of a table. Without `wait` a
+    run that another process works on is left alone: LATER.
     Raises ConfigError, with nothing written, for what can be refused before any work.
     """
     folder = RunFolder(Path(expand(config.output_dir)) / config.run_id)
-    if row := folder.finished():
+    row = folder.finished()
+    before = row is not None
+    if row is None:
+        with console_log():
+            try:
+                row, before = _perform(config, folder, wait)
+            except Held:
+                log.info("%s: another process works on it", cell or folder.path)
+                return LATER
+    if cell:
+        print(in_one_line(cell, row, before), flush=True)
+    elif before:
         print(already_done(row, folder.path))
-        return 0
-    from pruner import report, run  # torch is not imported for what is done already
+    elif row["status"] == "done":
+        print(summary(row, folder.path))
+    return int(row["status"] == "failed")
 
-    with console_log():
+
+def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
+    """The run's row, and whether another process left it while this one waited. Raises ConfigError, Held."""
+    from pruner import run  # torch is not imported for what is done already
+
+    try:
         bench = run.prepare(config)
-        with folder.lock():
-            if row := folder.finished():  # by another process, while this one waited
-                print(already_done(row, folder.path))
-                return 0
-            with file_log(folder.log):
-                log.info("%s", folder.path)
-                try:
-                    row = run.run(bench, folder)
-                except ConfigError:
-                    raise
-                except Exception as error:  # whatever went wrong belongs in the row and in run.log
-                    log.exception("the run failed")
-                    text = one_line(f"{type(error).__name__}: {error}")
-                    folder.write_result({**report.identity_columns(config), "status": "failed", "error": text})
-                    return 1
-                text = summary(row, folder.path)
-                with folder.log.open("a", encoding="utf-8") as stream:
-                    stream.write(f"{text}\n")
-    print(text)
-    return 0
+    except ConfigError:
+        raise
+    except Exception as error:
+        with folder.lock(wait), file_log(folder.log):
+            return _failed(config, folder, error), False
+    with folder.lock(wait):
+        if found := folder.finished():
+            return found, True
+        with file_log(folder.log):
+            log.info("%s", folder.path)
+            try:
+                row = run.run(bench, folder)
+            except ConfigError:
+                raise
+            except Exception as error:
+                return _failed(config, folder, error), False
+        with folder.log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{summary(row, folder.path)}\n")
+        return row, False
+
+
+def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
+    """The row of a run that `error` ended: whatever went wrong belongs there, and its traceback in run.log."""
+    from pruner import report
+
+    log.error("the run failed", exc_info=error)
+    text = one_line(f"{type(error).__name__}: {error}")
+    row = {**report.identity_columns(config), "status": "failed", "error": text}
+    folder.write_result(row)
+    return row
 
 
 @contextmanager

@@ -18,7 +18,9 @@ pruner compares differentiable pruning methods fairly: dense -> prune -> harden 
 
 Usage
   pruner [key=value ...]         one run; what is not given keeps its default
-  pruner -m key=a,b [...]        a sweep: every combination, one run after the other
+  pruner -m key=a,b [...]        a sweep: every combination; started again, it runs what is missing
+  pruner experiment=NAME [...]   a paper's sweep
+  pruner --plan [...]            say what a run or a sweep would do and how long it takes; start nothing
   pruner --cfg job [key=value]   show the config instead of running it
   pruner --config-dir DIR ...    add your own choices: DIR/method/NAME.yaml and the Python modules beside it
   pruner --help | --hydra-help | --version
@@ -44,11 +46,13 @@ def render(folders: Sequence[Path], torchvision: Iterable[str]) -> str:
     config = (folders[0] / "config.yaml").read_text(encoding="utf-8")
     parts = [USAGE]
     for group, default, meaning in _GROUP.findall(config):
-        lines = [f"{group}=   {meaning} (default {default})"]
+        lines = [f"{group}=   {meaning} (default {default.replace('null', 'none')})"]
         lines += [_row(name, _first_comment(path)) for name, path in choices(folders, group).items()]
         if group == "model":
             lines.append(_wrapped("or by torchvision's name: " + " ".join(sorted(torchvision, key=natural))))
         parts.append("\n".join(lines) + "\n")
+    launchers = [_row(name, _first_comment(path)) for name, path in choices(folders, "hydra/launcher").items()]
+    parts.append("\n".join(["hydra/launcher=   where a sweep's cells run (default: one by one)", *launchers]) + "\n")
     parts.append("\n".join(["Other keys and their defaults", *_keys("", config)]) + "\n")
     recipe = (folders[0] / "recipe" / "quick.yaml").read_text(encoding="utf-8")
     parts.append("\n".join(["Keys of every recipe, as set by recipe=quick", *_keys("recipe.", recipe)]) + "\n")

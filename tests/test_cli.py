@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from pruner import data, methods, models, refusals
+from pruner import data, job, methods, models, refusals
 from pruner.checks import ConfigError
 from pruner.cli import main
 from pruner.config import Config, Recipe
@@ -84,7 +84,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["seed=1.5"], ["seed=1.5", "whole number"]),
     (["seed=${nosuch}"], ["nosuch", "seed"]),
     (["recipe.dense_epochs=-1"], ["recipe.dense_epochs=-1", "0 or more"]),
-    (["recipe=7"], ["recipe=7", "cifar, quick, short, smoke"]),
+    (["recipe=7"], ["recipe=7", "quick, short, smoke"]),
+    (["experiment=nosuch"], ["experiment=nosuch", "choose one of"]),
     (["sparsity=["], ["sparsity=[", "write key=value"]),
     (["sparsity"], ["'sparsity'", "write key=value"]),
     (["=3"], ["=3", "no such key"]),
@@ -104,6 +105,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["-m", "sparsty=0.8,0.9"], ["sparsty=0.8", "did you mean sparsity?"]),
     (["-m", "granularity=weight,filter", "model=resnet20,lenet_300_100"], ["granularity=filter", "lenet_300_100"]),
     (["-m", "sparsity=interval(0,1)"], ["sweep"]),
+    (["-m", "hydra.sweeper.cells_per_gpu=0"], ["hydra.sweeper.cells_per_gpu=0: 1 or more"]),
+    (["-m", "experiment=a,b"], ["experiment=a,b", "one experiment at a time"]),
+    (["-m", "method=gmp,magnitude", "method.every=5"], ["method.every=5", "no such key; method takes"]),
+    (["hydra.sweeper.grid=[]", "-m"], ["hydra.sweeper.grid", "did you mean hydra.sweeper.grids?"]),
 ]
 
 
@@ -120,15 +125,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The configs that reached `execute`, which does nothing but fail for the seeds 1 (status) and 2 (ConfigError)."""
     received: list[Config] = []
 
-    def execute(config: Config) -> int:
+    def execute(config: Config, cell: str = "", wait: bool = True) -> int:
         received.append(config)
         if config.seed == 2:
             raise ConfigError("method.x=1: found out late")
         return int(config.seed == 1)
 
-    module = types.ModuleType("pruner.job")
-    module.execute = execute  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pruner.job", module)
+    monkeypatch.setattr(job, "execute", execute)
     return received
 
 
@@ -168,10 +171,10 @@ def test_wrong_input_is_one_line(
 def test_torch_is_never_imported_before_the_config_is_right(tmp_path: Path) -> None:
     """Torch takes seconds to import; that help, composition and refusals do without keeps them below one."""
     code = """
-import json, sys, types
+import json, sys
+import pruner.job
 from pruner.cli import main
-sys.modules["pruner.job"] = types.ModuleType("pruner.job")
-sys.modules["pruner.job"].execute = lambda config: 0
+pruner.job.execute = lambda config: 0
 statuses = [main(words) for words in json.loads(sys.argv[1])]
 loaded = [name for name in ("torch", "torchvision", "pandas", "sklearn", "numpy") if name in sys.modules]
 print(json.dumps([statuses, loaded]))
@@ -281,16 +284,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("group", "name"), CHOICES)
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "experiment"])
 def test_every_choice_composes(group: str, name: str, runs: list[Config], images: Path) -> None:
     needed = {
         "imagefolder": [f"dataset.root='{images}'"],
+        "dataset=imagenet": [f"dataset.root='{images}'"],
         "torchvision": ["model.arch=resnet18"],
         "head": ["model=vit"],
     }
     needed |= {only: ["granularity=filter"] for only in ("fpgm", "l1")}
     needed["custom"] = ["ratios={conv1:1.0}"]
-    assert main([f"{group}={name}", *needed.get(name, [])]) == 0
+    choice = f"{group}={name}"
+    assert main([choice, *needed.get(choice, needed.get(name, []))]) == 0
     value = getattr(runs[0], group)
     shown = "resnet18" if name == "torchvision" else name  # tables tell its networks apart
     assert shown == (value if isinstance(value, str) else getattr(value, "label", value.name))
@@ -412,9 +417,9 @@ def test_a_sweep_runs_every_cell_in_order(
     assert [(run.method.label, run.sparsity) for run in runs] == cells
     assert {run.recipe.name for run in runs} == {"smoke"}
     said = [f"[{n}/4] method={method} sparsity={sparsity}" for n, (method, sparsity) in enumerate(cells, 1)]
-    assert capsys.readouterr().out.splitlines() == said
+    assert capsys.readouterr().out.splitlines() == [*said, "4 cells: 0 done, 4 not run"]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) == 1 and written[0].name == "multirun.yaml"
+    assert len(written) == 1 and written[0].name == "sweep.yaml"
     assert written[0].parent.parent == tmp_path / "outputs" / "sweeps"
 
 
@@ -422,8 +427,19 @@ def test_a_failing_cell_does_not_stop_the_others(runs: list[Config], capsys: pyt
     assert main(["-m", "seed=0,1,3", "output_dir=elsewhere"]) == 1
     assert main(["-m", "seed=0,2,1,3"]) == 2
     assert [run.seed for run in runs] == [0, 1, 3, 0, 2, 1, 3]
-    assert capsys.readouterr().err == "pruner: method.x=1: found out late\n"
+    said = capsys.readouterr()
+    assert said.err == "pruner: method.x=1: found out late\n"
+    assert "4 cells: 0 done, 1 failed, 3 not run\nfailed: [2/4] seed=2: method.x=1: found out late\n" in said.out
     assert [path.name for path in Path("elsewhere").iterdir()] == ["sweeps"]
+
+
+@pytest.mark.parametrize("sweeper", ["basic", "grids"])
+def test_hydras_own_sweeper_will_do_and_folders_may_have_odd_names(sweeper: str, runs: list[Config]) -> None:
+    words = [f"hydra/sweeper={sweeper}", "hydra.sweeper.max_batch_size=2", 'output_dir="it\'s here"']
+    assert main(["-m", *words, "seed=0,3,4"]) == 0
+    assert [run.seed for run in runs] == [0, 3, 4]
+    assert [path.name for path in Path().glob("*/sweeps/*/*")] == ["sweep.yaml"]
+    assert [path.name for path in Path().iterdir()] == ["it's here"]
 
 
 def test_what_is_swept_can_be_a_range_or_a_reference(runs: list[Config]) -> None:

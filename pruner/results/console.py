@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,24 @@ def summary(row: Mapping[str, Any], folder: str | Path) -> str:
 def already_done(row: Mapping[str, Any], folder: str | Path) -> str:
     """Says that this very run is done and nothing was trained, over the same table."""
     return f"already done, nothing to run (delete the folder to run it again)\n{summary(row, folder)}"
+
+
+def in_one_line(cell: str, row: Mapping[str, Any], before: bool) -> str:
+    """How a sweep's cell of this name ended; `before`: it was not this sweep that ran it."""
+    if row["status"] != "done":
+        return f"{cell}: failed: {row['error']}"
+    return f"{cell}: {'already done' if before else 'done'}, accuracy {_number(row, 'accuracy', '.2f')}"
+
+
+def closing(cells: int, done: int, wrong: Sequence[str], results: str | Path | None) -> str:
+    """What ends a sweep, after its tables: how many of its cells have a row, what went wrong, where the rows are.
+
+    `wrong` has a line for each cell that failed or was refused; `results` is None where no cell has a row.
+    """
+    rest = cells - done - len(wrong)
+    counts = [f"{done} done", *([f"{len(wrong)} failed"] if wrong else []), *([f"{rest} not run"] if rest else [])]
+    lines = [f"{cells} cells: {', '.join(counts)}", *wrong]
+    return "\n".join([*lines, *([f"results: {results}"] if results else [])])
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -126,6 +126,11 @@ class RunFolder(Folder):
 
         A result.csv that cannot be read counts as not there: the run is done again.
         """
+        row = self.row()
+        return row if row is not None and row["status"] == "done" else None
+
+    def row(self) -> Row | None:
+        """The run's row, done or failed; None where there is none that can be read."""
         try:
             rows = read_rows(self.result)
         except FileNotFoundError:
@@ -133,7 +138,7 @@ class RunFolder(Folder):
         except ConfigError as error:
             log.warning("%s; running again", error)
             return None
-        return rows[0] if len(rows) == 1 and rows[0]["status"] == "done" else None
+        return rows[0] if len(rows) == 1 else None
 
     def write_layers(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one row for each prunable layer (LAYER_COLUMNS)."""

@@ -1,0 +1,191 @@
+"""A sweep from its words to its table: what is missing is run, what is there is gathered.
+
+What a cell came to is read from its folder, so it does not matter which process ran it, here or elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import yaml
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from pruner import plan
+from pruner.cells import Cell, cells_of, general
+from pruner.checks import ConfigError, require
+from pruner.composing import Composer, checked
+from pruner.config import expand
+from pruner.folders import user_folder
+from pruner.gpus import own_gpu
+from pruner.job import LATER
+from pruner.launchers import cores_here, share
+from pruner.refusals import cuda_devices
+from pruner.results.console import closing, in_one_line
+from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a launcher calls with a cell's composed config, perhaps in another process or on another machine.
+
+    `names` are the cells' names by run_id; `gpu_slots` is of `gpus.own_gpu`; `wait` is of `job.execute`; `folder` is
+    where the command was given, `user` its --config-dir.
+    """
+
+    names: dict[str, str]
+    gpu_slots: int
+    wait: bool
+    folder: str
+    user: str | None
+
+    def __call__(self, composed: DictConfig) -> tuple[int, str]:
+        """The cell's exit status, or job.LATER; and what was wrong where it was refused."""
+        from pruner.job import execute
+
+        os.chdir(self.folder)
+        if self.user is not None:
+            user_folder(self.user)
+        try:
+            config = checked(composed)
+            name = self.names.get(config.run_id) or f"[{HydraConfig.get().job.num + 1}]"
+            print(name, flush=True)
+            with own_gpu(config.device, self.gpu_slots) as device:
+                return execute(replace(config, device=device), name, self.wait), ""
+        except ConfigError as error:
+            print(f"pruner: {one_line(error)}", file=sys.stderr, flush=True)
+            return 2, one_line(error)
+
+
+def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bool) -> int:
+    """Runs what is missing of the sweep that `words` ask for; gives its exit status. Raises ConfigError.
+
+    Every cell is checked before the first one starts. 2: a cell was refused after all; 1: one failed.
+    """
+    head = hydra.master(general(hydra, words))
+    target = head.hydra.sweeper.get("_target_", "")
+    if target and not target.endswith(f".{BasicSweeper.__name__}"):
+        return _by_another_sweeper(hydra, words, user, only_plan)
+    for key in ("cells_per_gpu", "max_batch_size"):
+        value = head.hydra.sweeper.get(key)
+        require(value is None or (isinstance(value, int) and value >= 1), f"hydra.sweeper.{key}", value, "1 or more")
+    master, cells = cells_of(hydra, head, words)
+    if only_plan:
+        print(plan.text(cells))
+        return 0
+    folder = Path(expand(str(master.hydra.sweep.dir))).absolute()
+    quoted = str(folder).replace("'", "\\'")
+    OmegaConf.set_readonly(master.hydra, False)
+    master.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # for processes that start elsewhere
+    text = {"words": list(words), "cells": {cell.name: str(cell.folder.path) for cell in cells}}
+    write_atomically(folder / "sweep.yaml", yaml.safe_dump(text, sort_keys=False, allow_unicode=True).encode())
+    outcomes: dict[int, tuple[int, str]] = {}
+    try:
+        for cell, outcome in _launched(hydra, master, cells, user):
+            outcomes[cell.number] = outcome
+    finally:
+        _close(cells, {number: error for number, (_, error) in outcomes.items() if error}, folder)
+    return max((status for status, _ in outcomes.values()), default=0)
+
+
+def _launched(
+    hydra: Composer, master: DictConfig, cells: Sequence[Cell], user: str | None
+) -> Iterator[tuple[Cell, tuple[int, str]]]:
+    """Hands the cells that are not done to the launcher; gives each with what its Task gave, when it has ended.
+
+    What other processes work on is left to the end, when nothing else is left to do.
+    """
+    left = []
+    for cell in cells:
+        if row := cell.folder.finished():
+            print(in_one_line(cell.name, row, before=True), flush=True)
+        else:
+            left.append(cell)
+    sweeper = master.hydra.sweeper
+    launcher = {str(key): value for key, value in master.hydra.launcher.items()}
+    each = sweeper.get("cells_per_gpu") or 1
+    on_gpu = any(cell.config.device in ("auto", "cuda") for cell in left)
+    part = share(launcher, cores_here(), cuda_devices() * each if on_gpu else 0)
+    for key, value in part.settings.items():
+        OmegaConf.update(master.hydra.launcher, key, value)
+    size = min(filter(None, [part.batch, sweeper.get("max_batch_size")]), default=max(1, len(left)))
+    names = {cell.config.run_id: cell.name for cell in cells}
+    for wait in (False, True):
+        task = Task(names, each if part.finds_gpu else 0, wait, os.getcwd(), user)
+        batches = [left[start : start + size] for start in range(0, len(left), size)]
+        left = []
+        for batch in batches:
+            for cell, outcome in zip(batch, _launch(hydra, master, batch, task, part.threads), strict=True):
+                if outcome[0] == LATER:
+                    left.append(cell)
+                    continue
+                if not part.heard and (row := cell.folder.row()):
+                    print(in_one_line(cell.name, row, before=False), flush=True)
+                yield cell, outcome
+
+
+def _launch(
+    hydra: Composer, master: DictConfig, cells: Sequence[Cell], task: Task, threads: int
+) -> list[tuple[int, str]]:
+    """What the task gave for each of `cells`; `threads` is for those that leave them open."""
+    words = [[*cell.words, *([] if cell.config.threads else [f"threads={threads}"])] for cell in cells]
+    context = HydraContext(config_loader=hydra.engine.config_loader, callbacks=Callbacks(master))
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
+    try:
+        return [_outcome(job) for job in launcher.launch(words, initial_job_idx=cells[0].number - 1)]
+    except Exception as error:  # a worker that was killed, a cluster that is not there: each engine has its own
+        said = f"{type(launcher).__name__}: {type(error).__name__}: {error}"
+        return [(1, one_line(said))] * len(cells)
+
+
+def _outcome(job: JobReturn) -> tuple[int, str]:
+    try:
+        return job.return_value
+    except Exception as error:  # Hydra hands on whatever the cell's process raised
+        return 1, one_line(f"{type(error).__name__}: {error}")
+
+
+def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> None:
+    """Gathers the rows that are there into results.csv; prints their tables, and what went wrong."""
+    from pruner.results import compare
+
+    rows = {cell.number: row for cell in cells if (row := cell.folder.row())}
+    results = folder / "results.csv"
+    if rows:
+        write_table(results, COLUMNS, rows.values())
+        print()
+        compare.main([str(cell.folder.result) for cell in cells if cell.number in rows])
+        print()
+    wrong = []
+    for cell in cells:
+        row = rows.get(cell.number)
+        if row and row["status"] == "failed":
+            wrong.append(f"failed: {cell.name}: {row['error']}; see {cell.folder.log}")
+        elif not row and cell.number in errors:
+            wrong.append(f"failed: {cell.name}: {errors[cell.number]}")
+    done = sum(row["status"] == "done" for row in rows.values())
+    print(closing(len(cells), done, wrong, results if rows else None), flush=True)
+
+
+def _by_another_sweeper(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bool) -> int:
+    """A sweep whose cells are decided as it goes, by a sweeper that is not ours; gives the worst exit status."""
+    if only_plan:
+        raise ConfigError("--plan: not with a sweeper that decides on cells as it goes; leave out hydra/sweeper")
+    hydra.master(words)
+    task = Task({}, 1, True, os.getcwd(), user)
+    batches = hydra.engine.multirun(hydra.name, partial(_status, task), list(words))
+    return max((job.return_value for batch in batches or () for job in batch), default=0)
+
+
+def _status(task: Task, composed: DictConfig) -> int:
+    return task(composed)[0]

@@ -1,0 +1,168 @@
+"""Sweeps on more than one process: each launcher gives the rows of a serial sweep, and shares the machine fairly."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruner import gpus, launchers
+from pruner.checks import ConfigError
+from pruner.gpus import own_gpu
+from pruner.launchers import Share, share
+from pruner.results.row import Row
+from tests.sweeping import QUICK, gathered, own_folder, pruner, started, without_times
+
+JOBLIB = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}
+LOCAL = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher", "cpus_per_task": 2}
+SLURM = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", "cpus_per_task": 4}
+RAY = {"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"}
+BASIC = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
+
+
+def ray(cpus: float | None, gpu: float | None) -> dict[str, Any]:
+    return {**RAY, "ray": {"init": {}, "remote": {"num_cpus": cpus, "num_gpus": gpu}}}
+
+
+# ---------------------------------------------------------------- the machine's share
+
+
+@pytest.mark.parametrize(
+    ("launcher", "cores", "gpu_slots", "expected"),
+    [
+        (BASIC, 16, 0, Share()),
+        (BASIC, 16, 4, Share()),
+        (JOBLIB, 8, 0, Share(1, settings={"n_jobs": 8})),
+        ({**JOBLIB, "n_jobs": 3}, 8, 0, Share(2, settings={"n_jobs": 3})),
+        ({**JOBLIB, "n_jobs": -2}, 8, 0, Share(1, settings={"n_jobs": 7})),
+        ({**JOBLIB, "n_jobs": 16}, 8, 0, Share(1, settings={"n_jobs": 8})),
+        (JOBLIB, 32, 4, Share(8, settings={"n_jobs": 4})),  # no more cells than there are GPUs for
+        (LOCAL, 8, 0, Share(2, 4, heard=False)),
+        (LOCAL, 8, 2, Share(2, 2, heard=False)),
+        (LOCAL, 1, 0, Share(2, 1, heard=False)),
+        (SLURM, 8, 0, Share(4, finds_gpu=False, heard=False)),
+        (
+            ray(1, None),
+            8,
+            0,
+            Share(1, finds_gpu=False, heard=False, settings={"ray": {"remote": {"num_cpus": 1, "num_gpus": 0}}}),
+        ),
+        (
+            ray(2, None),
+            8,
+            4,
+            Share(2, finds_gpu=False, heard=False, settings={"ray": {"remote": {"num_cpus": 2, "num_gpus": 1}}}),
+        ),
+        (
+            ray(0.5, 0.25),
+            8,
+            4,
+            Share(1, finds_gpu=False, heard=False, settings={"ray": {"remote": {"num_cpus": 0.5, "num_gpus": 0.25}}}),
+        ),
+    ],
+)
+def test_what_each_cell_gets(launcher: dict[str, Any], cores: int, gpu_slots: int, expected: Share) -> None:
+    assert share(launcher, cores, gpu_slots) == expected
+
+
+def test_a_launcher_that_is_not_installed_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"submitit_slurm is not installed; .* pip install 'pruner\[submitit\]'"):
+        launchers.check_installed("submitit_slurm")
+    launchers.check_installed("basic")
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "names"),
+    [(0, None, []), (2, None, ["0", "1"]), (2, "3,5", ["3", "5"]), (1, "GPU-8a3f, 7", ["GPU-8a3f"]), (1, "", ["0"])],
+)
+def test_gpus_are_called_as_on_the_machine(count: int, visible: str | None, names: list[str]) -> None:
+    assert gpus.names(count, visible) == names
+
+
+def test_every_gpu_is_taken_once_before_one_is_taken_twice() -> None:
+    assert gpus.slots(["3", "5"], 2) == [(0, "3-0"), (1, "5-0"), (0, "3-1"), (1, "5-1")]
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "cuda_devices", lambda: 2)
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_no_two_cells_land_on_one_gpu(two_gpus: None) -> None:
+    waiting, got = threading.Event(), []
+
+    def third() -> None:
+        waiting.set()
+        with own_gpu("auto", 1) as device:
+            got.append(device)
+
+    with own_gpu("auto", 1) as first:
+        with own_gpu("cuda", 1) as second:
+            assert (first, second) == ("cuda:0", "cuda:1")
+            thread = threading.Thread(target=third)
+            thread.start()
+            assert waiting.wait(10)
+            thread.join(2 * gpus.POLL)
+            assert thread.is_alive() and got == []
+        thread.join(60)
+        assert got == ["cuda:1"]  # the one that was free, while the first cell still has the other
+
+
+def test_cells_share_a_gpu_where_that_is_asked_for(two_gpus: None) -> None:
+    with own_gpu("auto", 2) as a, own_gpu("auto", 2) as b, own_gpu("auto", 2) as c:
+        assert [a, b, c] == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+@pytest.mark.parametrize(("device", "each"), [("cpu", 1), ("cuda:1", 1), ("auto", 0)])
+def test_a_device_that_is_named_is_left_alone(two_gpus: None, tmp_path: Path, device: str, each: int) -> None:
+    with own_gpu(device, each) as given:
+        assert given == device
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- the presets, for real
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return own_folder(tmp_path_factory.mktemp("mine") / "conf")
+
+
+@pytest.fixture(scope="module")
+def serial(mine: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """The rows of six runs that are done and of one that fails, run one after the other."""
+    folder = tmp_path_factory.mktemp("serial")
+    done = pruner("--config-dir", str(mine), "experiment=broken", "threads=1", cwd=folder)
+    assert done.returncode == 1, done.stderr
+    rows = without_times(gathered(folder / "outputs"))
+    assert [row["status"] for row in rows] == ["done"] * 6 + ["failed"]
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["cores", "slurm_local", "ray_cluster"])
+def test_a_launcher_gives_the_rows_of_a_serial_sweep(
+    launcher: str, serial: list[Row], mine: Path, tmp_path: Path
+) -> None:
+    done = pruner("--config-dir", str(mine), "experiment=broken", f"hydra/launcher={launcher}", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert without_times(gathered(tmp_path / "outputs")) == serial
+    said = "7 cells: 6 done, 1 failed\nfailed: [7/7] method=breaks seed=0: RuntimeError: this method is broken; see "
+    assert said in done.stdout
+    assert done.stdout.count(": done, accuracy") == 6 and done.stdout.count("method=breaks seed=0: failed: ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+@pytest.mark.slow
+def test_cells_at_once_train_their_dense_network_once(tmp_path: Path) -> None:
+    words = ["method=gmp,magnitude", "sparsity=0.3,0.5,0.7,0.9", "hydra/launcher=cores", "hydra.launcher.n_jobs=4"]
+    done = pruner("-m", *QUICK, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    logs = [log.read_text(encoding="utf-8") for log in started(tmp_path / "outputs")]
+    assert len(logs) == len(gathered(tmp_path / "outputs")) == 8
+    assert sum(log.count(" dense 1/1") for log in logs) == 1
+    assert sum(log.count("dense network loaded from") for log in logs) == 7

@@ -1,0 +1,106 @@
+"""`pruner --plan`: what would be run, what is shared, and how long it takes as far as that was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruner.cli import main
+from pruner.config import PHASES
+from pruner.plan import duration, epoch_seconds
+from pruner.results.row import Row
+from pruner.results.store import RunFolder
+from tests.sweeping import QUICK
+from tests.test_cli import python
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_plan_writes_nothing_and_needs_no_torch(tmp_path: Path) -> None:
+    code = """
+import json, sys
+from pruner.cli import main
+statuses = [main(words) for words in json.loads(sys.argv[1])]
+print(json.dumps([statuses, "torch" in sys.modules]))
+"""
+    plans = [["--plan"], ["--plan", "-m", *QUICK, "seed=0,1"]]
+    done = python(code, json.dumps(plans), PYTHONPATH=str(Path(__file__).parents[1]))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0], False]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_tells_what_is_done_failed_shared_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "threads=1", "method=gmp"]) == 0
+    words = ["-m", *QUICK, "method=gmp,magnitude,random", "seed=0,1"]
+    capsys.readouterr()
+    assert main([*words, "--plan"]) == 0
+    before = capsys.readouterr().out
+    runs = [Path(line.split()[-1]) for line in before.splitlines() if "[" in line]
+    failed = RunFolder(runs[4])
+    failed.write_result({"status": "failed", "error": "no luck", "run_id": "x"})
+    RunFolder(runs[3]).write_config({})
+    with RunFolder(runs[5]).lock():
+        assert main([*words, "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("6 cells: 1 done, 2 to do, 1 unfinished, 1 failed, 1 running\n")
+    assert f"done       [1/6] method=gmp seed=0  {runs[0]}\n" in said
+    assert f"failed     [5/6] method=random seed=0  {failed.path}\n" in said
+    dense = {line.split("  for ")[1]: line.split()[0] for line in said.splitlines() if "  for " in line}
+    assert dense == {"3 5": "there", "2 4 6": "to"}
+    assert said.endswith("one cell after the other (epochs of 1 finished run)\n")
+    assert "2 dense networks: 1 to train, 1 there\n" in said
+    assert main(["-m", "dataset=digits", *QUICK[1:], "seed=0,1", "--plan"]) == 0
+    other = capsys.readouterr().out
+    assert "not measured yet: dense of lenet_300_100 on digits, for 1 2\n" in other and "about" not in other
+
+
+def row(method: str, seconds: float, epochs: int = 10, **other: Any) -> Row:
+    numbers: Row = {f"{phase}_epochs": epochs for phase in PHASES}
+    numbers |= {f"{phase}_seconds": seconds for phase in PHASES}
+    names = {"dataset": "synthetic", "model": "resnet20", "granularity": "weight", "device": "cpu", "status": "done"}
+    return {**names, **numbers, "method": method, "run_id": f"{method}{seconds}", **other}
+
+
+def test_an_epoch_takes_what_the_runs_most_alike_took(tiny_config: Any) -> None:
+    gmp, dtp = tiny_config("gmp"), tiny_config("dtp")
+    rows = [
+        row("gmp", 10.0),
+        row("gmp", 30.0),
+        row("gmp", 20.0),
+        row("gmp", 70.0, granularity="filter"),
+        row("random", 50.0),
+        row("gmp", 900.0, device="NVIDIA H100"),
+        row("gmp", 900.0, dataset="digits"),
+        row("gmp", 900.0, model="vgg16"),
+        row("gmp", 900.0, status="failed"),
+        row("gmp", 0.0, epochs=0),
+    ]
+    measured = epoch_seconds(gmp, "prune", rows, on_gpu=False)
+    assert measured is not None
+    assert (measured.seconds, measured.run_ids) == (2.0, {"gmp10.0", "gmp20.0", "gmp30.0"})
+    other = epoch_seconds(dtp, "prune", rows, on_gpu=False)
+    assert other is not None and (other.seconds, len(other.run_ids)) == (3.0, 5)
+    dense = epoch_seconds(gmp, "dense", rows, on_gpu=True)
+    assert dense is not None and (dense.seconds, dense.run_ids) == (90.0, {"gmp900.0"})
+    assert epoch_seconds(gmp, "finetune", [], on_gpu=False) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (29, "29 s"), (90, "2 min"), (3570, "1 h 0 min"), (12_000, "3 h 20 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_another_sweeper_has_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "+hydra.sweeper._target_=hydra_plugins.a.B", "--plan"]) == 2
+    assert "--plan: not with a sweeper that decides" in capsys.readouterr().err

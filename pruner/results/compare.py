@@ -1,224 +1,140 @@
-"""`pruner-compare`: the rows of many runs as tables, methods by sparsities, mean ± standard deviation over seeds."""
+"""`pruner-compare`: the rows of many runs as tables, pictures and a page; mean ± standard deviation over seeds."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pruner.checks import ConfigError
-from pruner.results.row import COLUMNS, Row, names, one_line, read_rows, write_atomically, write_table
+from pruner.results.gather import Gathered, chosen, gather, result_files
+from pruner.results.references import BUILT_IN, read_references
+from pruner.results.remarks import remarks
+from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
+from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
+from pruner.results.settings import flat
+from pruner.results.tables import Layout, Table, tables
 
-# Runs are compared within a table only: they agree in all of these.
-GROUP = names("dataset model granularity scope budget quant_bits dense_epochs prune_epochs finetune_epochs")
-MEANS = names("dense_accuracy soft_accuracy hard_accuracy achieved_sparsity params_kept macs_kept")
-LONG_COLUMNS = (*GROUP, "method", "sparsity", "n", "mean", "std", "min", "max", *MEANS)
-# Differences that a table does not show but its reader should know of.
-VERSIONS = ("commit", "pruner_version", "torch_version", "precision")
-LEGEND = "Test accuracy in percent: mean ± sample standard deviation over seeds (number of runs)."
+Form = Callable[[Table, str | None, Sequence[str]], str]
+FORMS: dict[str, tuple[Form, str]] = {  # each form of text, and what it says of its mark
+    "text": (as_text, "*: best mean of its column."),
+    "markdown": (as_markdown, "Bold: best mean of its column."),
+    "latex": (as_latex, "Bold: best mean of its column."),
+}
 
 
 @dataclass(frozen=True)
-class Table:
-    """The rows that agree in GROUP: `done` ones are averaged, `failed` ones only listed."""
+class Comparison:
+    """All that is shown: the tables, the line or lines to know with each, and what the rows were found with."""
 
-    key: tuple[Any, ...]
-    done: list[Row]
-    failed: list[Row]
+    layout: Layout
+    baseline: str | None
+    tables: list[Table]
+    notes: list[list[str]]
+    gathered: Gathered
+    configs: dict[str, dict[str, Any]]
 
-    @property
-    def caption(self) -> str:
-        dataset, model, granularity, scope, budget, bits, *epochs = ("-" if v is None else v for v in self.key)
-        spelled = " + ".join(f"{n} {phase}" for n, phase in zip(epochs, ("dense", "prune", "finetune"), strict=True))
-        quantised = "" if bits == "-" else f", {bits}-bit weights"
-        return f"{dataset} {model}: {granularity}, {scope}, {budget}{quantised}; epochs {spelled}"
-
-    @property
-    def sparsities(self) -> list[float]:
-        return sorted({row["sparsity"] for row in self.done})
-
-    @property
-    def methods(self) -> list[str]:
-        """Best first: by mean accuracy at the highest sparsity, then the next; a method without a cell comes after."""
-
-        def rank(method: str) -> tuple[Any, ...]:
-            cells = [self.cell(method, sparsity) for sparsity in reversed(self.sparsities)]
-            return (*(-_statistics(cell)["mean"] if cell else float("inf") for cell in cells), method)
-
-        return sorted({row["method"] for row in self.done}, key=rank)
-
-    def cell(self, method: str, sparsity: float) -> list[Row]:
-        """The finished rows of one method at one sparsity: its seeds."""
-        return [row for row in self.done if (row["method"], row["sparsity"]) == (method, sparsity)]
-
-    def grid(self) -> list[list[str]]:
-        """The table as text, header first."""
-        lines = [["method", *(f"{sparsity:.12g}" for sparsity in self.sparsities)]]
-        for method in self.methods:
-            lines.append([method, *(_spread(self.cell(method, sparsity)) for sparsity in self.sparsities)])
-        return lines
-
-    def long(self) -> list[Row]:
-        """One row for each cell that has runs (LONG_COLUMNS)."""
-        cells = [(m, s, self.cell(m, s)) for m in self.methods for s in self.sparsities]
-        return [
-            dict(zip(GROUP, self.key, strict=True)) | {"method": method, "sparsity": sparsity} | _statistics(cell)
-            for method, sparsity, cell in cells
-            if cell
-        ]
-
-    def remarks(self) -> list[str]:
-        """What the reader must know beside the numbers, one line each."""
-        lines = []
-        for column in VERSIONS:
-            found = sorted({row[column] or "unknown" for row in self.done})
-            if len(found) > 1:
-                lines.append(f"note: runs of different {column}: {', '.join(found)}")
-        for method in self.methods:
-            for sparsity in self.sparsities:
-                seeds = [row["seed"] for row in self.cell(method, sparsity)]
-                if len(set(seeds)) < len(seeds):
-                    lines.append(
-                        f"note: {method} at {sparsity:.12g} has several runs of one seed, with settings that "
-                        "are not in this table"
-                    )
-        for row in self.failed:
-            lines.append(f"failed: {row['method']} at {row['sparsity']}, seed {row['seed']}: {row['error'] or '-'}")
-        return lines
-
-
-def tables(rows: Iterable[Row]) -> list[Table]:
-    """The rows grouped by GROUP, in order of the group's values."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in GROUP), []).append(row)
-    return [
-        Table(key, [r for r in group if r["status"] == "done"], [r for r in group if r["status"] == "failed"])
-        for key, group in sorted(groups.items(), key=lambda item: [(v is not None, v) for v in item[0]])
-    ]
-
-
-def text(table: Table) -> str:
-    """One table for the console, its columns aligned."""
-    grid = table.grid()
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in grid
-    ]
-    return "\n".join([table.caption, *(lines if table.done else ["no finished run"]), *table.remarks()])
-
-
-def markdown(table: Table) -> str:
-    """One table as Markdown, with its caption above and its remarks below."""
-    header, *body = table.grid()
-    lines = [f"**{table.caption}**", ""]
-    if table.done:
-        marks = ["---"] + ["---:"] * (len(header) - 1)
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (header, marks, *body)]
-    else:
-        lines += ["no finished run"]
-    for remark in table.remarks():
-        lines += ["", remark]
-    return "\n".join(lines)
-
-
-def gather(files: Iterable[Path]) -> tuple[list[Row], list[str]]:
-    """The rows of all files, each run_id once, and one line about each file that cannot be read.
-
-    Of one run's copies the first counts, but a done one before a failed one: the run was then repeated.
-    """
-    rows: dict[object, Row] = {}
-    unreadable = []
-    for path in files:
-        try:
-            found = read_rows(path)
-            for row in found:
-                _check(path, row)
-        except (ConfigError, OSError) as error:
-            unreadable.append(one_line(error))
-            continue
-        for number, row in enumerate(found):
-            name = row["run_id"] or (path, number)
-            if name not in rows or (rows[name]["status"], row["status"]) == ("failed", "done"):
-                rows[name] = row
-    return list(rows.values()), unreadable
+    def written(self, form: str) -> str:
+        """The tables as text, csv, markdown or latex."""
+        if form == "csv":
+            return csv_text(long_columns(self.layout), [row for t in self.tables for row in long(t, self.baseline)])
+        render, mark = FORMS[form]
+        parts = [render(table, self.baseline, notes) for table, notes in zip(self.tables, self.notes, strict=True)]
+        comment = "% " if form == "latex" else ""
+        explained = [f"{comment}{line}" for line in legend(self.layout, self.baseline, mark, self.tables)]
+        return "\n\n".join([*parts, "\n".join(explained)]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Exit status: 0; 1 when a file could not be read (the others are used); 2 on wrong arguments."""
+    given = _parser().parse_args(arguments)
+    try:
+        comparison = _compare(given)
+        if comparison.tables:
+            print(comparison.written(given.format), end="")
+        try:
+            _write(given, comparison)
+        finally:
+            for line in comparison.gathered.unreadable:
+                print(f"pruner-compare: warning: {line}", file=sys.stderr)
+    except ConfigError as error:
+        print(f"pruner-compare: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 1 if comparison.gathered.unreadable else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pruner-compare",
-        description="Gather the result.csv of every run below DIR into tables: methods by sparsities, "
+        description="Gather the result.csv of every run below DIR into tables: by default methods by sparsities, "
         "accuracy as mean ± standard deviation over seeds.",
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="*", default=["outputs"], help="a folder of runs, or a CSV file "
-                        "of gathered rows (default: outputs)")  # fmt: skip
-    parser.add_argument("--output", metavar="PREFIX", help="also write PREFIX.csv (a line for each cell), PREFIX.md "
-                        "(the tables) and PREFIX-rows.csv (all rows)")  # fmt: skip
-    chosen = parser.parse_args(arguments)
-    files: list[Path] = []
-    for name in chosen.dirs:
-        path = Path(name)
-        if not path.exists():
-            return _refuse(f"{name}: no such file or folder")
-        files += [path] if path.is_file() else sorted(path.rglob("result.csv"))
-    rows, unreadable = gather(dict.fromkeys(files))
-    for line in unreadable:
-        print(f"pruner-compare: warning: {line}", file=sys.stderr)
-    if not rows and not unreadable:
-        return _refuse(f"no result.csv below {', '.join(chosen.dirs)}")
-    found = tables(rows)
-    if found:
-        print("\n\n".join([*map(text, found), LEGEND]))
-    if chosen.output:
-        try:
-            _write(chosen.output, found, rows)
-        except OSError as error:
-            return _refuse(f"--output {chosen.output}: {error}")
-    return 1 if unreadable else 0
+    add = parser.add_argument
+    add("dirs", metavar="DIR", nargs="*", default=["outputs"], help="a folder of runs, or a CSV file of gathered rows "
+        "(default: outputs)")  # fmt: skip
+    add("--rows", metavar="KEYS", default="method", help="columns of result.csv, with commas, whose values are the "
+        "lines of a table (default: method)")  # fmt: skip
+    add("--cols", metavar="KEYS", default="sparsity", help="the same for the columns of a table; '' for one column "
+        "(default: sparsity)")  # fmt: skip
+    add("--value", metavar="COLUMN", default="accuracy", help="the column of result.csv in the cells "
+        "(default: accuracy)")  # fmt: skip
+    add("--filter", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="use only the runs with one of "
+        "these values, as in method=dtp,gmp sparsity=0.9")  # fmt: skip
+    add("--baseline", metavar="METHOD", help="also show the paired difference from this method over common seeds, "
+        "with its 95%% t interval")  # fmt: skip
+    add("--references", metavar="FILE", help="published numbers of your own to show beside the built-in ones: CSV "
+        "with the columns method, model, dataset, granularity, budget, sparsity, accuracy, and, if you like, paper, "
+        "arxiv, dense_accuracy, params_kept, macs_kept, source, mark, note")  # fmt: skip
+    add("--format", choices=["text", "csv", "markdown", "latex"], default="text", help="of what is printed "
+        "(default: text)")  # fmt: skip
+    add("--output", metavar="PREFIX", help="also write PREFIX.csv (a line for each cell), PREFIX.md and PREFIX.tex "
+        "(the tables) and PREFIX-rows.csv (all rows)")  # fmt: skip
+    add("--pictures", metavar="FOLDER", help="also draw the tables, and what the runs did, as PNG and SVG")
+    add("--html", metavar="FILE", help="also write one page that needs no network: sorting, filters, curves, runs")
+    return parser
 
 
-def _write(prefix: str, found: list[Table], rows: list[Row]) -> None:
-    write_table(f"{prefix}.csv", LONG_COLUMNS, [cell for table in found for cell in table.long()])
-    write_table(f"{prefix}-rows.csv", COLUMNS, rows)
-    write_atomically(f"{prefix}.md", ("\n\n".join([*map(markdown, found), LEGEND]) + "\n").encode())
+def _compare(given: argparse.Namespace) -> Comparison:
+    """Reads and computes all that was asked for. Raises ConfigError."""
+    layout = Layout(_keys(given.rows), _keys(given.cols), given.value)
+    references = read_references(BUILT_IN) + (read_references(given.references) if given.references else [])
+    gathered = gather(result_files(given.dirs))
+    if not gathered.rows and not gathered.unreadable:
+        raise ConfigError(f"no result.csv below {', '.join(given.dirs)}")
+    found = len(gathered.rows)
+    gathered.rows = chosen(gathered.rows, given.filter)
+    if found and not gathered.rows:
+        raise ConfigError(f"--filter {' '.join(given.filter)}: none of {found} rows is left")
+    configs = gathered.configs()
+    settings = {run_id: flat(config) for run_id, config in configs.items()}
+    built = tables(gathered.rows, layout, given.baseline, references)
+    return Comparison(layout, given.baseline, built, [remarks(t, settings) for t in built], gathered, configs)
 
 
-def _check(path: Path, row: Row) -> None:
-    """A row that would spoil a mean is refused with its file."""
-    if row["status"] not in ("done", "failed"):
-        raise ConfigError(f"{path}: status={row['status']}: expected done or failed")
-    empty = [name for name in ("method", "sparsity", "accuracy") if row["status"] == "done" and row[name] is None]
-    if empty:
-        raise ConfigError(f"{path}: a run that is done has no {empty[0]}")
+def _write(given: argparse.Namespace, comparison: Comparison) -> None:
+    """The files that were asked for. Raises ConfigError when one cannot be written."""
+    asked = f"--output {given.output}"
+    try:
+        if given.output:
+            for form, suffix in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
+                write_atomically(f"{given.output}.{suffix}", comparison.written(form).encode())
+            write_table(f"{given.output}-rows.csv", COLUMNS, comparison.gathered.rows)
+        if given.html:
+            from pruner.results.page import page
+
+            asked = f"--html {given.html}"
+            write_atomically(given.html, page(comparison).encode())
+        if given.pictures:
+            from pruner.results.figures import draw
+
+            asked = f"--pictures {given.pictures}"
+            draw(comparison, Path(given.pictures))
+    except OSError as error:
+        raise ConfigError(f"{asked}: {error}") from error
 
 
-def _mean(rows: list[Row], column: str) -> float | None:
-    values = [float(row[column]) for row in rows if row[column] is not None]
-    return statistics.fmean(values) if values else None
-
-
-def _statistics(cell: list[Row]) -> Row:
-    accuracies = [float(row["accuracy"]) for row in cell]
-    spread = statistics.stdev(accuracies) if len(cell) > 1 else None
-    mean, low, high = statistics.fmean(accuracies), min(accuracies), max(accuracies)
-    means = {name: _mean(cell, name) for name in MEANS}
-    return {"n": len(cell), "mean": mean, "std": spread, "min": low, "max": high} | means
-
-
-def _spread(cell: list[Row]) -> str:
-    if not cell:
-        return "-"
-    found = _statistics(cell)
-    plus_minus = "" if found["std"] is None else f" ± {found['std']:.2f}"
-    return f"{found['mean']:.2f}{plus_minus} ({found['n']})"
-
-
-def _refuse(message: str) -> int:
-    print(f"pruner-compare: {one_line(message)}", file=sys.stderr)
-    return 2
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(key.strip() for key in text.split(",") if key.strip())

@@ -1,34 +1,19 @@
-"""Tables over many runs: hand-computed cells, honest remarks, and no row lost or counted twice."""
+"""The command over many runs: hand-computed cells, honest remarks, and no row lost or counted twice."""
 
 import csv
 
 import pytest
 
-from pruner.results.compare import LONG_COLUMNS, gather, main, tables
-from pruner.results.row import COLUMNS, read_rows, write_row, write_table
+from pruner.results.compare import main
+from pruner.results.gather import gather
+from pruner.results.remarks import caption, remarks
+from pruner.results.render import LONG_COLUMNS
+from pruner.results.row import COLUMNS, write_table
+from pruner.results.tables import tables
+from tests.results.made_rows import run
 
 LEGEND = "Test accuracy in percent: mean ± sample standard deviation over seeds (number of runs)."
-
-
-def run(method="dtp", sparsity=0.9, seed=0, accuracy=80.0, **more):
-    """A finished run's row."""
-    fixed: dict[str, object] = {"status": "done", "dataset": "digits", "model": "resnet20"}
-    fixed |= {"granularity": "weight", "scope": "global"}
-    fixed |= {"budget": "params", "dense_epochs": 10, "prune_epochs": 5, "finetune_epochs": 2, "precision": "float32"}
-    values = {"method": method, "sparsity": sparsity, "seed": seed, "accuracy": accuracy}
-    return dict.fromkeys(COLUMNS) | fixed | values | {"run_id": f"digits-resnet20/{method}-{sparsity}-s{seed}"} | more
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    """An empty current folder, and a function that puts rows below its `outputs` as runs do."""
-    monkeypatch.chdir(tmp_path)
-
-    def put(*rows, below="outputs"):
-        for index, row in enumerate(rows):
-            write_row(tmp_path / below / "digits-resnet20" / f"run{index}" / "result.csv", row)
-
-    return put
+BEST = "best mean of its column."
 
 
 # 80, 82, 87: mean 83, deviations -3 -1 4, variance (9 + 1 + 16) / 2 = 13, std 3.6056.
@@ -43,41 +28,45 @@ def test_the_console_table(outputs, capsys):
     assert capsys.readouterr().out == (
         "digits resnet20: weight, global, params; epochs 10 dense + 5 prune + 2 finetune\n"
         "method               0.9              0.95\n"
-        "gmp                    -  71.50 ± 0.71 (2)\n"
+        "gmp                    -  71.50 ± 0.71 (2) *\n"
         "dtp     83.00 ± 3.61 (3)         70.00 (1)\n"
         "failed: gmp at 0.9, seed 3: loss is nan\n"
         "\n"
         f"{LEGEND}\n"
+        f"*: {BEST}\n"
     )
 
 
 def test_the_files(outputs, tmp_path, capsys):
     outputs(*[row | {"dense_accuracy": 90.0 + row["seed"], "params_kept": 100} for row in FIVE], FAILED)
     assert main(["--output", "tables/sweep"]) == 0
-    cells = read_rows(tmp_path / "tables" / "sweep.csv", LONG_COLUMNS)
+    with (tmp_path / "tables" / "sweep.csv").open(newline="") as stream:
+        cells = list(csv.DictReader(stream))
+    assert list(cells[0]) == list(LONG_COLUMNS)
     assert [(cell["method"], cell["sparsity"], cell["n"]) for cell in cells] == [
-        ("gmp", 0.95, 2),
-        ("dtp", 0.9, 3),
-        ("dtp", 0.95, 1),
+        ("gmp", "0.95", "2"),
+        ("dtp", "0.9", "3"),
+        ("dtp", "0.95", "1"),
     ]
     dtp = cells[1]
-    assert (dtp["dataset"], dtp["budget"], dtp["finetune_epochs"]) == ("digits", "params", 2)
-    assert (dtp["mean"], dtp["min"], dtp["max"]) == (83.0, 80.0, 87.0)
-    assert dtp["std"] == pytest.approx(13**0.5)
-    assert (dtp["dense_accuracy"], dtp["params_kept"], dtp["soft_accuracy"]) == (91.0, 100.0, None)
-    assert cells[2]["std"] is None
+    assert (dtp["dataset"], dtp["budget"], dtp["finetune_epochs"]) == ("digits", "params", "2")
+    assert (dtp["value"], dtp["mean"], dtp["min"], dtp["max"]) == ("accuracy", "83.0", "80.0", "87.0")
+    assert float(dtp["std"]) == pytest.approx(13**0.5)
+    assert (dtp["dense_accuracy"], dtp["params_kept"], dtp["soft_accuracy"]) == ("91.0", "100.0", "")
+    assert (cells[2]["std"], cells[2]["difference"], cells[2]["published"]) == ("", "", "")
 
     assert (tmp_path / "tables" / "sweep.md").read_text(encoding="utf-8") == (
         "**digits resnet20: weight, global, params; epochs 10 dense + 5 prune + 2 finetune**\n"
         "\n"
         "| method | 0.9 | 0.95 |\n"
         "| --- | ---: | ---: |\n"
-        "| gmp | - | 71.50 ± 0.71 (2) |\n"
+        "| gmp | - | **71.50 ± 0.71** (2) |\n"
         "| dtp | 83.00 ± 3.61 (3) | 70.00 (1) |\n"
         "\n"
         "failed: gmp at 0.9, seed 3: loss is nan\n"
         "\n"
         f"{LEGEND}\n"
+        f"Bold: {BEST}\n"
     )
     with (tmp_path / "tables" / "sweep-rows.csv").open(newline="") as stream:
         kept = list(csv.DictReader(stream))
@@ -99,13 +88,13 @@ def test_runs_that_differ_in_a_group_key_get_tables_of_their_own():
         ("params", None, (6, 2), 1),
         ("params", 3, (5, 2), 1),
     ]
-    assert found[-1].caption.endswith("params, 3-bit weights; epochs 10 dense + 5 prune + 2 finetune")
+    assert caption(found[-1]).endswith("params, 3-bit weights; epochs 10 dense + 5 prune + 2 finetune")
 
 
 def test_the_best_method_at_the_highest_sparsity_comes_first():
     rows = [run("a", 0.9, accuracy=99.0), run("a", 0.95, accuracy=50.0), run("b", 0.9, accuracy=60.0)]
     rows += [run("b", 0.95, accuracy=55.0), run("c", 0.9, accuracy=97.0), run("d", 0.9, accuracy=98.0)]
-    assert tables(rows)[0].methods == ["b", "a", "d", "c"]
+    assert tables(rows)[0].rows == [("b",), ("a",), ("d",), ("c",)]
 
 
 @pytest.mark.parametrize("places", [["gathered.csv", "outputs", "./outputs"], ["outputs", "gathered.csv"]])
@@ -120,17 +109,17 @@ def test_a_run_counts_once_and_as_done_when_it_was_repeated(outputs, tmp_path, c
 
 def test_rows_without_a_run_id_all_count(tmp_path):
     write_table(tmp_path / "rows.csv", COLUMNS, [run(run_id=None), run(seed=1, run_id=None)])
-    rows, unreadable = gather([tmp_path / "rows.csv"])
-    assert (len(rows), unreadable) == (2, [])
+    gathered = gather([tmp_path / "rows.csv"])
+    assert (len(gathered.rows), gathered.unreadable) == (2, [])
 
 
 def test_mixed_versions_and_hidden_settings_are_said():
     rows = [run(commit="aaa"), run(seed=1), run(run_id="other settings", commit="aaa")]
-    assert tables(rows)[0].remarks() == [
+    assert remarks(tables(rows)[0]) == [
         "note: runs of different commit: aaa, unknown",
         "note: dtp at 0.9 has several runs of one seed, with settings that are not in this table",
     ]
-    assert tables(THREE)[0].remarks() == []
+    assert remarks(tables(THREE)[0]) == []
 
 
 def test_only_failures(outputs, capsys):
@@ -147,6 +136,7 @@ def test_only_failures(outputs, capsys):
         lambda good: good.replace(b"accuracy_top5", b"top5"),
         lambda good: good.replace(b"done", b"perhaps"),
         lambda good: good.replace(b",80.0,", b",,"),
+        lambda good: good.replace(b",80.0,", b",nan,"),
         lambda good: b"",
     ],
 )
@@ -188,4 +178,4 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
-    assert "PREFIX-rows.csv" in " ".join(capsys.readouterr().out.split())
+    assert "PREFIX-rows.csv" in "".join(capsys.readouterr().out.split())

@@ -1,0 +1,168 @@
+"""Which pictures there are: what the tables hold against sparsity and MACs, and what the runs did on the way there."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruner.checks import ConfigError
+from pruner.results.looks import Look, looks
+from pruner.results.plots import Axis, Histogram, Line, draw_histograms, draw_lines
+from pruner.results.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, Row, read_rows
+from pruner.results.spread import spread
+from pruner.results.tables import Cell, Key
+
+if TYPE_CHECKING:
+    from pruner.results.compare import Comparison
+
+Curve = list[tuple[float, float]]
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # percent, on a logarithmic axis
+
+
+def draw(comparison: Comparison, folder: Path) -> None:
+    """Draws all there is to draw into `folder`, as PNG and SVG: two pictures for each setting, and for each of its
+    sparsities those of the runs whose files were found.
+
+    A file that cannot be read goes to `comparison.gathered.unreadable`. Raises ConfigError without Matplotlib.
+    """
+    layout = comparison.layout
+    others = [key for key in layout.keys if key not in ("method", "sparsity")]
+    styles = looks(row["method"] for row in comparison.gathered.rows)
+    groups: dict[Key, list[Cell]] = {}
+    for table in comparison.tables:
+        for cell in table.ordered():
+            groups.setdefault(tuple(cell.keys[key] for key in others), []).append(cell)
+    for key, cells in groups.items():
+        title, name = _words(others, key)
+        _values(comparison, folder / name, title, cells, styles)
+        for sparsity in sorted({cell.keys["sparsity"] for cell in cells}):
+            same = sorted((c for c in cells if c.keys["sparsity"] == sparsity), key=lambda cell: cell.keys["method"])
+            at = f"{title}, sparsity {sparsity:g}"
+            _runs(comparison, folder / f"{name}-{sparsity:g}", at, same, styles)
+
+
+def _words(names: Sequence[str], key: Key) -> tuple[str, str]:
+    """A setting as a picture's title, and as the beginning of its file's name."""
+    numbered = {"quant_bits": "bits", "dense_epochs": "dense", "prune_epochs": "prune", "finetune_epochs": "finetune"}
+    said = [
+        f"{value} {numbered.get(name, name)}" if not isinstance(value, str) else value
+        for name, value in zip(names, key, strict=True)
+        if value is not None
+    ]
+    return ", ".join(said), re.sub(r"[^\w.-]+", "-", "-".join(str(value) for value in key if value is not None))
+
+
+def _values(comparison: Comparison, path: Path, title: str, cells: list[Cell], styles: dict[object, Look]) -> None:
+    """The value against sparsity, and against the MACs that are left."""
+    value = comparison.layout.value
+    y = Axis(f"{value.replace('_', ' ')}{', %' if 'accuracy' in value else ''}")
+    measured = [cell for cell in cells if cell.spread]
+    sparsities = sorted({cell.keys["sparsity"] for cell in measured})
+    ticks = [(_kept(sparsity), f"{sparsity:g}") for sparsity in sparsities]
+    x = Axis("sparsity (by the logarithm of what is kept)", ticks)
+    lines = _by_method(measured, lambda cell: _kept(cell.keys["sparsity"]), styles)
+    if lines:
+        draw_lines(path.with_name(f"{path.name}-sparsity"), title, lines, x, y)
+    lines = _by_method(measured, _macs_percent, styles)
+    places = [place for line in lines for place in line.x]
+    if places:
+        ticks = [(tick, f"{tick:g}") for tick in TICKS if min(places) / 1.5 <= tick <= max(places) * 1.5]
+        x = Axis("multiply-adds kept, % (logarithmic)", ticks, log=True)
+        draw_lines(path.with_name(f"{path.name}-macs"), title, lines, x, y)
+
+
+def _kept(sparsity: float) -> float:
+    return -math.log10(1 - sparsity)
+
+
+def _macs_percent(cell: Cell) -> float | None:
+    shares = [100 * run["macs_kept"] / run["macs_total"] for run in cell.runs if run["macs_kept"] and run["macs_total"]]
+    found = spread(shares)
+    return found.mean if found else None
+
+
+def _by_method(cells: Iterable[Cell], x: Callable[[Cell], float | None], styles: dict[object, Look]) -> list[Line]:
+    """A line for each method through its cells, from left to right; cells without an x are left out."""
+    points: dict[str, list[tuple[float, float, float | None]]] = {}
+    for cell in cells:
+        place = x(cell)
+        if place is not None and cell.spread is not None:
+            points.setdefault(cell.keys["method"], []).append((place, cell.spread.mean, cell.spread.std))
+    lines = []
+    for method in sorted(points):
+        across, up, spreads = zip(*sorted(points[method], key=lambda point: point[0]), strict=True)
+        lines.append(Line(method, styles[method], across, up, spreads))
+    return lines
+
+
+def _runs(comparison: Comparison, path: Path, title: str, cells: list[Cell], styles: dict[object, Look]) -> None:
+    """What the runs of one setting and sparsity did: means over the runs of each method."""
+    layers = {cell.keys["method"]: _files(comparison, cell, "layers", LAYER_COLUMNS) for cell in cells}
+    epochs = {cell.keys["method"]: _files(comparison, cell, "epochs", EPOCH_COLUMNS) for cell in cells}
+    masks = {cell.keys["method"]: _files(comparison, cell, "masks", MASK_COLUMNS) for cell in cells}
+    names = list(dict.fromkeys(row["layer"] for files in layers.values() for rows in files for row in rows))
+    kept: dict[str, list[Curve]] = {
+        method: [_shares(rows, names) for rows in files] for method, files in layers.items()
+    }
+    x = Axis("", list(enumerate(names)), upright=True)
+    _mean_lines(path, "layers", title, kept, x, "share of weights kept", styles)
+    for column, y in (("undecided", "undecided share of units"), ("gap", "soft-to-hard gap, points of accuracy")):
+        soft: dict[str, list[Curve]] = {m: [_course(rows, column) for rows in files] for m, files in epochs.items()}
+        _mean_lines(path, column, title, soft, Axis("epoch of pruning", whole=True), y, styles)
+    histograms = [_histogram(method, files[0]) for method, files in masks.items() if files]
+    if histograms:
+        draw_histograms(path.with_name(f"{path.name}-masks"), title, histograms)
+
+
+def _shares(layers: Iterable[Row], names: list[str]) -> Curve:
+    """What each layer of a run keeps of its weights, by its place in `names`."""
+    return [(names.index(r["layer"]), r["params_kept"] / r["params_total"]) for r in layers if r["params_total"]]
+
+
+def _course(epochs: Iterable[Row], column: str) -> Curve:
+    """A column of a run's epochs of pruning that have it."""
+    return [(r["epoch"], r[column]) for r in epochs if r["phase"] == "prune" and r[column] is not None]
+
+
+def _files(comparison: Comparison, cell: Cell, name: str, columns: tuple[str, ...]) -> list[list[Row]]:
+    """The rows of NAME.csv of each of the cell's runs that has one with rows in it."""
+    found = []
+    for run in cell.runs:
+        folder = comparison.gathered.folders.get(run["run_id"])
+        path = folder.path / f"{name}.csv" if folder else None
+        if path is not None and path.exists():
+            try:
+                found.append(read_rows(path, columns))
+            except ConfigError as error:
+                comparison.gathered.unreadable.append(str(error))
+    return [rows for rows in found if rows]
+
+
+def _mean_lines(
+    path: Path, what: str, title: str, curves: dict[str, list[Curve]], x: Axis, y: str, styles: dict[object, Look]
+) -> None:
+    """Draws the mean over each method's curves, at the places that any of them has."""
+    lines = []
+    for method, found in curves.items():
+        values: dict[float, list[float]] = {}
+        for curve in found:
+            for place, value in curve:
+                values.setdefault(place, []).append(value)
+        if values:
+            places = sorted(values)
+            means = [sum(values[place]) / len(values[place]) for place in places]
+            lines.append(Line(method, styles[method], places, means))
+    if lines:
+        draw_lines(path.with_name(f"{path.name}-{what}"), title, lines, x, Axis(y))
+
+
+def _histogram(method: str, rows: Sequence[Row]) -> Histogram:
+    """A run's masks.csv as counts by epoch and bin."""
+    epochs = sorted({row["epoch"] for row in rows})
+    lows = sorted({row["bin_low"] for row in rows})
+    counts: dict[tuple[Any, Any], float] = {(row["epoch"], row["bin_low"]): row["count"] for row in rows}
+    edges = [*lows, max(row["bin_high"] for row in rows)]
+    return Histogram(method, epochs, edges, [[counts.get((epoch, low), 0) for low in lows] for epoch in epochs])

@@ -1,0 +1,100 @@
+"""What the reader of a table must know beside its numbers: mixed versions and settings, repeated seeds, failures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pruner.results.row import Row
+from pruner.results.settings import Settings, differences
+from pruner.results.tables import VERSIONS, Cell, Key, Layout, Table
+
+SHOWN = 8  # settings that one remark lists at most
+
+
+def caption(table: Table) -> str:
+    """What is the same in all of a table, in words."""
+    same = dict(zip(table.layout.split, table.key, strict=True))
+    pair = " ".join(str(same[key]) for key in ("dataset", "model") if key in same)
+    kind = ", ".join(plain(same[key]) for key in ("granularity", "scope", "budget") if key in same)
+    more = [f"{same['quant_bits']}-bit weights"] if same.get("quant_bits") is not None else []
+    more += [str(same["method"])] if "method" in same else []
+    more += [f"sparsity {plain(same['sparsity'])}"] if "sparsity" in same else []
+    epochs = " + ".join(
+        f"{plain(same[f'{phase}_epochs'])} {phase}"
+        for phase in ("dense", "prune", "finetune")
+        if f"{phase}_epochs" in same
+    )
+    setting = ": ".join(part for part in (pair, ", ".join(part for part in (kind, *more) if part)) if part)
+    return "; ".join(part for part in (setting, epochs and f"epochs {epochs}") if part)
+
+
+def labels(key: Key, names: tuple[str, ...]) -> list[str]:
+    """The values of a key as text where no header names them: a number says what it is of, but for sparsities."""
+    bare = ("sparsity", "method")
+    return [
+        f"{name} {plain(value)}" if name not in bare and not isinstance(value, str) else plain(value)
+        for name, value in zip(names, key, strict=True)
+    ]
+
+
+def place(cell: Cell | Row, layout: Layout) -> str:
+    """Where a cell stands, as in `dtp at 0.9`."""
+    keys = cell.keys if isinstance(cell, Cell) else cell
+    row, col = (", ".join(labels(tuple(keys[n] for n in names), names)) for names in (layout.rows, layout.cols))
+    return f"{row} at {col}" if col else row
+
+
+def remarks(table: Table, settings: Mapping[str, Settings] | None = None) -> list[str]:
+    """One line for each thing to know. `settings` has those of the runs whose config.yaml was found, by run_id."""
+    lines = []
+    layout = table.layout
+    for column in VERSIONS:
+        found = sorted({_version(row[column]) for row in table.done})
+        if len(found) > 1 and column not in layout.keys:
+            lines.append(f"note: runs of different {column}: {', '.join(found)}")
+    lines += _settings(table, settings or {})
+    for cell in table.ordered():
+        seeds = [row["seed"] for row in cell.runs]
+        if len(set(seeds)) < len(seeds):
+            lines.append(
+                f"note: {place(cell, layout)} has several runs of one seed, with settings that are not in this table"
+            )
+    for cell in table.ordered():
+        for reference in cell.published:
+            lines.append(f"published: {place(cell, layout)}: {reference.accuracy:g}, {reference.origin}")
+    for row in table.failed:
+        lines.append(f"failed: {place(row, layout)}, seed {row['seed']}: {row['error'] or '-'}")
+    return lines
+
+
+def _settings(table: Table, settings: Mapping[str, Settings]) -> list[str]:
+    """Settings that no column of a row has, where runs differ: those of training among all runs of the table, those
+    of a method among its own runs."""
+    known = [key for key in table.layout.keys if key in ("granularity", "scope", "sparsity", "seed")]
+    known += ["seed", "budget.name", "quantization.name", "quantization.bits", "recipe.name", "method"]
+    known += [f"recipe.{key}" for key in table.layout.keys if key.endswith("_epochs")]
+    found = [(row, settings[row["run_id"]]) for row in table.done if row["run_id"] in settings]
+    varied = differences((values for _, values in found), known)
+    for method in sorted({row["method"] for row, _ in found}):
+        runs = [values for row, values in found if row["method"] == method]
+        own = [{key: value for key, value in values.items() if key.startswith("method.")} for values in runs]
+        varied |= {f"{method}: {key}": values for key, values in differences(own, ["method.name"]).items()}
+    if not varied:
+        return []
+    shown = "; ".join(f"{key} {', '.join(values)}" for key, values in list(varied.items())[:SHOWN])
+    more = f"; and {len(varied) - SHOWN} more" if len(varied) > SHOWN else ""
+    return [f"note: runs of different settings: {shown}{more}"]
+
+
+def _version(value: str | None) -> str:
+    """A version; of a commit the first letters, which are enough to find it."""
+    short = re.sub(r"^([0-9a-f]{10})[0-9a-f]{30}", r"\1", value or "")
+    return short or "unknown"
+
+
+def plain(value: object) -> str:
+    """A key's value as text."""
+    if value is None:
+        return "-"
+    return f"{value:.12g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,100 @@
+"""The command that a page shows gives the very same run, and settings that no column has are not mixed silently."""
+
+import shlex
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from pruner.results.remarks import remarks
+from pruner.results.settings import as_word, command, differences, flat
+from pruner.results.tables import tables
+from tests.results.made_rows import run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["method=gmp", "sparsity=0.95", "seed=3", "threads=1"],
+        ["dataset=cifar10", "recipe=short", "granularity=filter", "budget=macs", "sparsity=0.5"],
+        ["recipe=cifar", "recipe.weight_decay=1e-4", "recipe.dense_milestones=[3,5]"],
+        ["granularity=nm", "nm.n=1", "method=smart", "method.schedule=reheating"],
+        ["granularity=block", "block.shape=[4,2]", "method.sharpness=100", "dataset.validation=0.1"],
+        ["scope=custom", "ratios={conv1:1.0,layer1*:0.5}", "budget.exclude=[first,last]"],
+        ["quantization=int4", "method=dpp", "scope=row", "sparsity=0.0"],
+        ["dataset=synthetic", "dataset.classes=7", "model=vit", "granularity=head"],
+        ["dataset=synthetic", "dataset.image_size=32", "model=resnet18"],
+        ["dataset=synthetic", "dataset.image_size=32", "model=torchvision", "model.arch=vgg16_bn"],
+        ["method=gmp", "method.score.name=snip", "+method.score.batches=2"],
+        ["method=grasp", "~method.score.temperature"],
+        ["data_dir='/data/over there'", "output_dir=elsewhere", "model.width=8"],
+    ],
+)
+def test_the_command_gives_the_same_run(composed, words):
+    config = composed(*words)
+    said = command(yaml.safe_load(yaml.safe_dump(config.to_dict())))
+    program, *again = shlex.split(said)
+    assert program == "pruner"
+    assert composed(*again).run_id == config.run_id
+    assert len(again) <= len(words) + 1, said  # what the files say already is not repeated
+
+
+def test_a_recipe_of_another_name_is_spelled_out(composed):
+    config = composed("recipe=cifar", "recipe.name=mine")
+    said = command(config.to_dict())
+    assert "recipe.prune_epochs=60" in said and "recipe=cifar" not in said
+    assert composed(*shlex.split(said)[1:]).run_id == config.run_id
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "it's",
+            "1",
+            "null",
+            "True",
+            "x y,z",
+            "back\\",
+            "a\\'b",
+            "",
+            "é",
+            "1e3",
+            "[a]",
+            "a=b",
+            "$HOME",
+            "package.module:Class",
+        ),
+        *(None, True, 3, 5e-05, 1e22, [], {}, [True, "off-1", None, [1.5]], {"conv1": 1.0, "layer1*": 0.5}),
+    ],
+)
+def test_every_value_comes_back_from_the_command_line(value):
+    word = OverridesParser.create().parse_override(f"key={as_word(value)}")
+    assert word.value() == value and type(word.value()) is type(value)
+
+
+def test_a_method_of_ones_own_needs_its_folder(composed):
+    config = composed("--config-dir", "examples/own_method", "method=movement", "method.ramp=0.25")
+    said = shlex.split(command(config.to_dict()))
+    assert said[1:4] == ["--config-dir", "DIR", "method=movement"]
+    again = [word.replace("DIR", "examples/own_method") for word in said[1:]]
+    assert composed(*again).run_id == config.run_id
+
+
+def test_differences_leave_out_what_cannot_change_a_result(composed):
+    ours = flat(composed("method=gmp", "threads=1", "data_dir=a").to_dict())
+    theirs = flat(composed("method=gmp", "recipe.prune_lr=0.01", "method.ramp=0.5", "seed=1").to_dict())
+    assert differences([ours, theirs], ["seed"]) == {"method.ramp": ["0.5", "0.8"], "recipe.prune_lr": ["0.01", "0.05"]}
+    assert differences([ours, theirs], ["seed", "method"]) == {"recipe.prune_lr": ["0.01", "0.05"]}
+    assert differences([ours], []) == differences([], []) == {}
+
+
+def test_different_recipes_in_one_table_are_said(composed):
+    rows = [run("dtp"), run("gmp"), run("gmp", seed=1)]
+    words = [["method=dtp"], ["method=gmp", "recipe.prune_lr=0.01"], ["method=gmp", "method.ramp=0.5", "seed=1"]]
+    settings = {row["run_id"]: flat(composed(*given).to_dict()) for row, given in zip(rows, words, strict=True)}
+    (table,) = tables(rows)
+    said = "note: runs of different settings: recipe.prune_lr 0.01, 0.05; gmp: method.ramp 0.5, 0.8"
+    assert remarks(table, settings) == [said]
+    assert remarks(table, {}) == []

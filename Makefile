@@ -1,18 +1,25 @@
 # make run     a first run in an environment of its own      make check   linter, type checker, tests
 # make test    the test suite                                make clean   removes the environment and caches
+# make engines tests of the launchers: joblib, submitit, Ray  make browser the report in Chromium (installed by you)
 # PYTHON=python3.12 make ... picks the interpreter. Stamp files in .venv make a second call quick.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lint types check clean
+.PHONY: run test engines browser lint types check clean
 
 run: .venv/for-run
 	$(BIN)/pruner method=dtp sparsity=0.9
 
 test: .venv/for-test
 	$(BIN)/python -m pytest
+
+engines: .venv/for-engines
+	$(BIN)/python -m pytest -m engines
+
+browser: .venv/for-test
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/for-check
 	$(BIN)/ruff check .
@@ -36,6 +43,10 @@ $(BIN)/python:
 
 .venv/for-test: .venv/for-run
 	$(INSTALL) --editable '.[test]'
+	touch $@
+
+.venv/for-engines: .venv/for-test
+	$(INSTALL) --editable '.[test,joblib,submitit,ray]'
 	touch $@
 
 .venv/for-check: .venv/for-test

@@ -143,7 +143,7 @@ def serial(mine: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("launcher", ["cores", "slurm_local", "ray_cluster"])
 def test_a_launcher_gives_the_rows_of_a_serial_sweep(
     launcher: str, serial: list[Row], mine: Path, tmp_path: Path
@@ -157,7 +157,7 @@ def test_a_launcher_gives_the_rows_of_a_serial_sweep(
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_cells_at_once_train_their_dense_network_once(tmp_path: Path) -> None:
     words = ["method=gmp,magnitude", "sparsity=0.3,0.5,0.7,0.9", "hydra/launcher=cores", "hydra.launcher.n_jobs=4"]
     done = pruner("-m", *QUICK, *words, cwd=tmp_path)

@@ -79,6 +79,7 @@ def click_filter(browser, key, value):
     browser.find_element(By.XPATH, f'//fieldset[@data-key="{key}"]/button[normalize-space()="{value}"]').click()
 
 
+@pytest.mark.browser
 def test_the_table_sorts_by_a_click_on_a_head(shown):
     browser = shown(*SWEEP, words=["--baseline", "gmp"])
     click_head(browser, "mean")
@@ -95,6 +96,7 @@ def test_the_table_sorts_by_a_click_on_a_head(shown):
     assert column(browser, "method") == ["dtp"] * 2 + ["gmp"] * 4 + ["random"]
 
 
+@pytest.mark.browser
 def test_filters_narrow_everything_and_widen_again(shown):
     browser = shown(*SWEEP)
     counts = {"tr": "#cells tbody tr", "runs": "#runs details", "charts": "#curves svg"}
@@ -116,6 +118,7 @@ def test_filters_narrow_everything_and_widen_again(shown):
     assert not browser.find_elements(By.CSS_SELECTOR, 'fieldset[data-key="dataset"]')  # there is only one
 
 
+@pytest.mark.browser
 def test_a_point_says_what_it_is(shown):
     browser = shown(*SWEEP, words=["--baseline", "gmp"])
     points = browser.find_elements(By.CSS_SELECTOR, "#curves .point")
@@ -133,6 +136,7 @@ def test_a_point_says_what_it_is(shown):
     assert not tip.is_displayed()
 
 
+@pytest.mark.browser
 def test_labels_of_curves_do_not_overlap(shown):
     browser = shown(*(run(f"method{i}", s, 0, 80.0 + i / 50 - 10 * s) for i in range(12) for s in (0.5, 0.9)))
     boxes = [name.rect for name in browser.find_elements(By.CSS_SELECTOR, "#curves .name")]
@@ -141,6 +145,7 @@ def test_labels_of_curves_do_not_overlap(shown):
     assert min(b - a for a, b in pairwise(tops)) >= 0.8 * boxes[0]["height"]
 
 
+@pytest.mark.browser
 def test_a_run_shows_its_command_its_epochs_and_its_row(shown, composed, tmp_path):
     config = composed("method=gmp", "sparsity=0.9", "recipe=smoke", "seed=4")
     folder = RunFolder(tmp_path / "outputs" / "digits-resnet20" / "run0")
@@ -161,6 +166,7 @@ def test_a_run_shows_its_command_its_epochs_and_its_row(shown, composed, tmp_pat
     assert "commit\n0123abc" in details.text and f"run_id\n{config.run_id}" in details.text
 
 
+@pytest.mark.browser
 def test_remarks_and_failures_are_on_the_page(shown):
     failed = run("gmp", 0.9, 1) | {"status": "failed", "accuracy": None, "error": "loss is nan"}
     browser = shown(run(commit="a"), run("gmp", commit="b"), failed)
@@ -170,6 +176,7 @@ def test_remarks_and_failures_are_on_the_page(shown):
     assert "gmp, seed 1: failed: loss is nan" in browser.find_element(By.ID, "runs").text
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("evil", [EVIL, WORSE, "javascript:alert(1)", "{{script}}", "'\"`${1}"])
 def test_nothing_from_a_file_is_run(shown, composed, tmp_path, evil):
     config = composed("method=gmp").to_dict()
@@ -200,6 +207,7 @@ def test_the_page_asks_for_nothing(outputs, tmp_path):
     assert not re.search(r"\b(src|href)=|@import|url\(|fetch\(|XMLHttpRequest|innerHTML", page)
 
 
+@pytest.mark.browser
 def test_a_page_without_a_finished_run(shown):
     browser = shown(run() | {"status": "failed", "accuracy": None, "error": "out of memory"})
     assert browser.find_element(By.ID, "curves").text == "no finished run"

@@ -13,7 +13,7 @@ run: .venv/for-run
 	$(BIN)/pruner method=dtp sparsity=0.9
 
 test: .venv/for-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 engines: .venv/for-engines
 	$(BIN)/python -m pytest -m engines

@@ -15,7 +15,7 @@ from pruner.results.references import BUILT_IN, read_references
 from pruner.results.remarks import remarks
 from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
-from pruner.results.settings import flat
+from pruner.results.settings import flat, in_full
 from pruner.results.tables import Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
@@ -109,6 +109,8 @@ def _compare(given: argparse.Namespace) -> Comparison:
     if found and not gathered.rows:
         raise ConfigError(f"--filter {' '.join(given.filter)}: none of {found} rows is left")
     configs = gathered.configs()
+    for row in gathered.rows:  # runs of different shapes are of different tables
+        row["granularity"] = in_full(row["granularity"], configs.get(row["run_id"], {}))
     settings = {run_id: flat(config) for run_id, config in configs.items()}
     built = tables(gathered.rows, layout, given.baseline, references)
     return Comparison(layout, given.baseline, built, [remarks(t, settings) for t in built], gathered, configs)

@@ -28,6 +28,15 @@ def flat(config: Mapping[str, Any]) -> Settings:
     return found
 
 
+def in_full(granularity: str, config: Mapping[str, Any]) -> str:
+    """A run's granularity with what its name leaves open, as in `block 16x8` and `nm 2:4`."""
+    if granularity == "block" and isinstance(config.get("block"), Mapping):
+        return f"block {'x'.join(map(str, config['block'].get('shape', [])))}"
+    if granularity == "nm" and isinstance(config.get("nm"), Mapping):
+        return f"nm {config['nm'].get('n')}:{config['nm'].get('m')}"
+    return granularity
+
+
 def differences(runs: Iterable[Settings], known: Iterable[str]) -> dict[str, list[str]]:
     """The keys in which `runs` differ with their values as text, without those that can change no result and `known`.
 

@@ -6,8 +6,10 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pruner.results.compare import main
 from pruner.results.remarks import remarks
 from pruner.results.settings import as_word, command, differences, flat
+from pruner.results.store import RunFolder
 from pruner.results.tables import tables
 from tests.results.made_rows import run
 
@@ -98,3 +100,22 @@ def test_different_recipes_in_one_table_are_said(composed):
     said = "note: runs of different settings: recipe.prune_lr 0.01, 0.05; gmp: method.ramp 0.5, 0.8"
     assert remarks(table, settings) == [said]
     assert remarks(table, {}) == []
+
+
+def test_shapes_of_units_are_of_different_tables(composed, outputs, tmp_path, capsys):
+    """Blocks of 16x8 and of 4x4, 2:4 and 4:8: a row has the granularity alone, its config.yaml the shape."""
+    words = [["granularity=block"], ["granularity=block", "block.shape=[4,4]"], ["granularity=nm"]]
+    words += [["granularity=nm", "nm.n=4", "nm.m=8"]]
+    configs = [composed("method=gmp", *given) for given in words]
+    rows = [run("gmp", c.sparsity, granularity=c.granularity) | {"run_id": c.run_id} for c in configs]
+    outputs(*rows)
+    for index, config in enumerate(configs):
+        RunFolder(tmp_path / "outputs" / "digits-resnet20" / f"run{index}").write_config(config.to_dict())
+    assert main(["outputs", "--output", "t"]) == 0
+    captions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("digits resnet20: ")]
+    found = [caption.split(": ")[1].split(",")[0] for caption in captions]
+    assert found == ["block 16x8", "block 4x4", "nm 2:4", "nm 4:8"]
+    assert main(["t-rows.csv"]) == 0  # gathered rows keep it
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("digits resnet20: ")] == captions
+    assert main(["outputs", "--filter", "granularity=nm"]) == 0
+    assert capsys.readouterr().out.count("digits resnet20: ") == 2

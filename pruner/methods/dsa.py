@@ -175,7 +175,7 @@ class DSA(Method):
         floor: float = 0.01,
         start: float = 5.0,
         every: int = 4,
-        rate: float = 4.0,
+        rate: float = 2.0,
         pull: float = 0.5,
         duals: int = 10,
         ramp: float = 0.3,
@@ -244,7 +244,9 @@ class DSA(Method):
             self.z = nearest_within(self.theta + self.u, self.cost, self.allocation.target(sparsity))
             if last:
                 self.theta.copy_(self.z)
-            elif number % self.dual_every == 0 and sparsity == final:  # a multiplier is of one budget
+                return
+            self.theta.lerp_(self.z - self.u, self.pull)
+            if number % self.dual_every == 0 and sparsity == final:  # a multiplier is of one budget
                 self.u = self.u + self.theta - self.z
 
     def _theta_step(self, number: int, step: int) -> None:
@@ -266,8 +268,6 @@ class DSA(Method):
         self._adam.param_groups[0]["lr"] = 2 * (1 - step / self.setup.steps) * self.rate  # `rate` on average
         self._adam.step()
         self.theta.grad = None
-        with torch.no_grad():
-            self.theta.lerp_(self.z - self.u, self.pull)
 
     def scores(self) -> Tensor:
         """alpha - (rank + 1/2) / C: at 0 lies what keeps the best round(alpha C) of every group."""

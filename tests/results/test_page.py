@@ -11,6 +11,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 from pruner.config import from_dict
 from pruner.results.compare import main
@@ -77,6 +78,12 @@ def click_head(browser, name):
 
 def click_filter(browser, key, value):
     browser.find_element(By.XPATH, f'//fieldset[@data-key="{key}"]/button[normalize-space()="{value}"]').click()
+
+
+def open_details(details):
+    """Click, and wait for what the page fills in only when the `toggle` event comes, a moment later."""
+    details.find_element(By.TAG_NAME, "summary").click()
+    WebDriverWait(details, timeout=30).until(lambda opened: opened.find_elements(By.CSS_SELECTOR, "summary ~ *"))
 
 
 @pytest.mark.browser
@@ -155,7 +162,7 @@ def test_a_run_shows_its_command_its_epochs_and_its_row(shown, composed, tmp_pat
     browser = shown(run("gmp", 0.9, 4, 88.125, run_id=config.run_id, commit="0123abc"))
     details = browser.find_element(By.CSS_SELECTOR, "#runs details")
     assert details.text == "gmp, seed 4: accuracy 88.13"
-    details.find_element(By.TAG_NAME, "summary").click()
+    open_details(details)
     assert details.find_element(By.TAG_NAME, "pre").text == "pruner method=gmp recipe=smoke seed=4"
     titles = [chart.get_attribute("aria-label") for chart in details.find_elements(By.TAG_NAME, "svg")]
     assert titles == [
@@ -189,8 +196,8 @@ def test_nothing_from_a_file_is_run(shown, composed, tmp_path, evil):
     ]
     rows.append(run("gmp", 0.9, dataset=evil, model=evil) | {"status": "failed", "accuracy": None, "error": evil})
     browser = shown(*rows)
-    for summary in browser.find_elements(By.TAG_NAME, "summary"):
-        summary.click()
+    for details in browser.find_elements(By.TAG_NAME, "details"):
+        open_details(details)
     for point in browser.find_elements(By.CSS_SELECTOR, "#curves .point"):
         ActionChains(browser).move_to_element(point).perform()
     assert browser.title == "pruner: comparison"

@@ -13,9 +13,10 @@ from torch import Tensor
 from pruner.bench import Bench, dense_network, prepare
 from pruner.checkpoint import Checkpoint
 from pruner.methods.base import Method
+from pruner.networks import save_model
 from pruner.report import description, identity_columns, report, seconds, warn_undecided
 from pruner.results.row import Row
-from pruner.results.store import RunFolder, commit_of, save_model
+from pruner.results.store import RunFolder, commit_of
 from pruner.sparsity.counts import count, revived
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.size import network_bytes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from pruner.networks import load_model
 from pruner.results.row import read_rows
-from pruner.results.store import load_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLE = REPOSITORY / "examples" / "own_method"

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import pruner.data
 from pruner.config import Config
-from pruner.results.store import RunFolder, load_model
+from pruner.networks import load_model
+from pruner.results.store import RunFolder
 from pruner.training import evaluate
 
 

@@ -17,9 +17,10 @@ from pruner.config import Config
 from pruner.data.imageset import TensorSet
 from pruner.methods.base import Method, Setup
 from pruner.methods.one_shot import OneShot
+from pruner.networks import load_model
 from pruner.report import warn_undecided
 from pruner.results.row import LAYER_COLUMNS, MASK_COLUMNS, read_rows
-from pruner.results.store import RunFolder, load_model
+from pruner.results.store import RunFolder
 
 
 def row_of(folder: RunFolder) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where runs and dense networks live on disk: files that name themselves, locks, and networks without pickles.
+"""Where runs and dense networks live on disk: files that name themselves, and locks.
 
 A folder's last file is its done marker: `result.csv` of a run, `dense.json` of a dense network. Both are written
 atomically after everything else, so a folder with a marker is complete. torch is imported only where tensors are
@@ -7,7 +7,6 @@ written or read.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -20,7 +19,6 @@ import yaml
 from filelock import FileLock, Timeout
 
 from pruner.checks import ConfigError
-from pruner.config import Choice
 from pruner.results.row import (
     EPOCH_COLUMNS,
     LAYER_COLUMNS,
@@ -33,9 +31,10 @@ from pruner.results.row import (
     write_row,
     write_table,
 )
+from pruner.results.tensors import read_json, read_tensors, write_json, write_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -181,47 +180,14 @@ class DenseStore(Folder):
             return None
         remedy = f"delete {self.info} to train the dense network again"
         try:
-            return _read_tensors(self.model), _read_json(self.info)
+            return read_tensors(self.model), read_json(self.info)
         except ConfigError as error:
             raise ConfigError(f"{error}; {remedy}") from error
 
     def save(self, state: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Keeps a trained network: its state dict, then the plain values `info` (accuracy, seconds, ...)."""
-        _write_tensors(self.model, state)
-        _write_json(self.info, info)
-
-
-def save_model(folder: str | Path, state: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> None:
-    """Writes a network as model.safetensors and model.json, for `load_model` in any later process.
-
-    `architecture` holds plain values. `load_model` needs label, name, options (of the model's Choice),
-    shape [channels, height, width] and classes; other keys are kept as they are.
-    """
-    _write_tensors(Path(folder) / "model.safetensors", state)
-    _write_json(Path(folder) / "model.json", architecture)
-
-
-def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A run's network in eval mode on the CPU, and its model.json as a dictionary. Reads no pickle.
-
-    The network takes [n, channels, height, width] float images and gives [n, classes] logits. Raises ConfigError,
-    one line that names the file, when one is missing, damaged, or does not fit the other.
-    """
-    from pruner.models import build
-
-    description, tensors = Path(folder) / "model.json", Path(folder) / "model.safetensors"
-    architecture = _read_json(description)
-    needed = ("label", "name", "options", "shape", "classes")
-    missing = [key for key in needed if key not in architecture]
-    if missing:
-        raise ConfigError(f"{description}: lacks {', '.join(missing)}")
-    label, name, options, shape, classes = (architecture[key] for key in needed)
-    model = build(Choice(label=label, name=name, options=options), tuple(shape), classes)
-    try:
-        model.load_state_dict(_read_tensors(tensors), strict=True)
-    except RuntimeError as error:
-        raise ConfigError(one_line(f"{tensors}: does not fit model.json ({error})")) from error
-    return model.eval(), architecture
+        write_tensors(self.model, state)
+        write_json(self.info, info)
 
 
 def commit_of(package: str | Path = PACKAGE) -> str:
@@ -250,36 +216,3 @@ def _git(tree: Path, *arguments: str) -> str | None:
         log.debug("no commit: %s", error)
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_atomically(path, (json.dumps(dict(values), indent=2) + "\n").encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object")
-    return values
-
-
-def _write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    import torch
-    from safetensors.torch import save
-
-    # A clone each: tensors that share memory are refused by the format.
-    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    write_atomically(path, save(tensors))
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error

@@ -18,8 +18,9 @@ from pruner import run
 from pruner.bench import Bench
 from pruner.combinations import allowed, builtin_methods
 from pruner.config import BUDGETS, GRANULARITIES, Choice, Config
+from pruner.networks import load_model
 from pruner.results.row import LAYER_COLUMNS, Row, read_rows
-from pruner.results.store import RunFolder, load_model
+from pruner.results.store import RunFolder
 from pruner.sparsity.masked import MaskedModel
 from pruner.training import Epoch, evaluate
 from tests import tiny_network as tiny

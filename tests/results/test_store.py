@@ -89,7 +89,7 @@ def test_a_dense_network_comes_back(tmp_path):
 
 def test_a_dense_network_without_its_marker_is_not_there(tmp_path, monkeypatch):
     store = DenseStore(tmp_path)
-    monkeypatch.setattr("pruner.results.store._write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pruner.results.store.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.save(STATE, {})
     assert store.model.exists()

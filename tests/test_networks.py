@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from pruner.checks import ConfigError
-from pruner.results.store import load_model, save_model
+from pruner.networks import load_model, save_model
 
 SOURCE = """
 from torch import nn

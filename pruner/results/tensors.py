@@ -1,0 +1,54 @@
+"""Tensors and plain values as files: safetensors and JSON, never pickles; written whole or not at all.
+
+torch is imported only where tensors are written or read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruner.checks import ConfigError
+from pruner.results.row import one_line, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes plain values as JSON, atomically."""
+    write_atomically(path, (json.dumps(dict(values), indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises ConfigError, one line that names the file, when it cannot be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return values
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes a state dict as safetensors, atomically; tensors that share memory or are strided as they look."""
+    import torch
+    from safetensors.torch import save
+
+    # A clone each: tensors that share memory are refused by the format.
+    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
+    write_atomically(path, save(tensors))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises ConfigError, one line that names the file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error

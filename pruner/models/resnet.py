@@ -6,25 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruner.checks import one_of, require
 
 
 class Subsample(nn.Module):
-    """He's option A, a shortcut without parameters: every second pixel, and zeros for the new channels.
+    """He's option A, a shortcut without parameters: every second pixel, and zeros for the channels that it lacks.
 
-    [batch, channels, height, width] -> [batch, channels + extra, ceil(height/2), ceil(width/2)]. The zeros come
-    last, so that a channel keeps its number through all blocks.
+    [batch, channels, height, width] -> [batch, like.shape[1], ceil(height/2), ceil(width/2)]. The zeros come last, so
+    that a channel keeps its number through all blocks; how many is seen when it runs, so that it still fits when
+    channels were taken out.
     """
 
-    def __init__(self, extra: int) -> None:
-        super().__init__()
-        self.extra = extra
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra))
+    def forward(self, images: Tensor, like: Tensor) -> Tensor:
+        half = images[:, :, ::2, ::2]
+        batch, channels, height, width = half.shape
+        return torch.cat([half, half.new_zeros(batch, like.shape[1] - channels, height, width)], dim=1)
 
 
 class Block(nn.Module):
@@ -38,11 +37,13 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(after)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1:
-            self.shortcut = Subsample(after - before) if shortcut == "pad" else _projection(before, after, stride)
+            self.shortcut = Subsample() if shortcut == "pad" else _projection(before, after, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.bn1(self.conv1(images)).relu()
-        return (self.bn2(self.conv2(hidden)) + self.shortcut(images)).relu()
+        hidden = self.bn2(self.conv2(hidden))
+        inputs = (images, hidden) if isinstance(self.shortcut, Subsample) else (images,)
+        return (hidden + self.shortcut(*inputs)).relu()
 
 
 def _projection(before: int, after: int, stride: int) -> nn.Sequential:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,17 @@ class Group:
     def size(self) -> int:
         """The number of units."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Left:
+    """The channels of a module that are left, by number, in order; None: all.
+
+    outs: those that it makes (a batch norm's channels, an attention's heads). ins: those that it reads.
+    """
+
+    outs: Sequence[int] | None = None
+    ins: Sequence[int] | None = None
 
 
 class Units(ABC):
@@ -63,6 +74,13 @@ class Units(ABC):
         Units that are whole outputs make one row.
         """
         return self.layer_mask(layer, values).unsqueeze(0)
+
+    def left(self, mask: Tensor) -> dict[str, Left]:
+        """What a hard mask [n] leaves of the modules, by name, from which it takes whole channels or heads.
+
+        Empty where it makes no more than zeros inside of weights.
+        """
+        return {}
 
     def extra_macs_gone(self, mask: Tensor) -> int:
         """Multiply-adds that a hard mask [n] saves outside of layers, such as between attention's queries and keys."""

@@ -3,11 +3,15 @@
 Every channel of an activation carries a label. The labels are a tensor of the activation's own shape, and travel
 through the network beside it: a reshape, a concat or a slice of the activation is the same reshape, concat or
 slice of its labels. A convolution makes new labels; where an operation needs two channels to live or die together
-(a residual add, a depthwise convolution) their labels are joined. What cannot be followed is never pruned.
+(a residual add, a depthwise convolution) their labels are joined.
+
+What cannot be followed is never pruned, nor is what could be silenced but not taken out: channels that an operation
+tells apart by their numbers (halves, shuffles, zero channels of a fixed count), or that meet constants of their own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,17 +21,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from pruner.sparsity.labels import FIXED, NOTHING, Labels
 from pruner.sparsity.layers import CONVOLUTIONS, Layer
 
-FIXED = 0  # label of a channel that cannot be removed, such as those of the image
-NOTHING = -1  # label of a constant zero, such as the channels that a parameter-free shortcut adds
-
 _aten = torch.ops.aten
+_VIEW = {_aten.view, _aten._unsafe_view, _aten.reshape}
 # The output is the input's channels in another order or shape: the same operation is applied to the labels.
-_SHAPE = {
-    _aten.view, _aten._unsafe_view, _aten.reshape, _aten.permute, _aten.transpose, _aten.t, _aten.squeeze,
+_SHAPE = _VIEW | {
+    _aten.permute, _aten.transpose, _aten.t, _aten.squeeze,
     _aten.unsqueeze, _aten.expand, _aten.slice, _aten.select, _aten.split, _aten.split_with_sizes, _aten.cat,
     _aten.stack, _aten.flip, _aten.roll, _aten.repeat, _aten.alias, _aten.detach,
+}  # fmt: skip
+# Operations that may tell channels apart by their numbers.
+_NUMBERED = _VIEW | {
+    _aten.slice, _aten.select, _aten.split, _aten.split_with_sizes, _aten.roll, _aten.constant_pad_nd,
 }  # fmt: skip
 # Element by element, and zero stays zero (a product is zero when either factor is).
 _ZERO_STAYS = {
@@ -45,50 +52,6 @@ _POOL = {
     _aten.max_pool2d_with_indices, _aten.avg_pool2d, _aten._adaptive_avg_pool2d, _aten.adaptive_avg_pool2d,
     _aten.adaptive_max_pool2d, _aten.upsample_nearest2d, _aten.upsample_bilinear2d,
 }  # fmt: skip
-
-
-class Labels:
-    """Joins of labels: a union-find in which FIXED is always the representative of its set."""
-
-    def __init__(self) -> None:
-        self.parents = [FIXED]
-
-    def new(self, count: int) -> Tensor:
-        """`count` fresh labels."""
-        start = len(self.parents)
-        self.parents.extend(range(start, start + count))
-        return torch.arange(start, start + count)
-
-    def find(self, label: int) -> int:
-        """The representative of the label's set: its smallest member, so FIXED wins."""
-        while self.parents[label] != label:
-            self.parents[label] = self.parents[self.parents[label]]
-            label = self.parents[label]
-        return label
-
-    def join(self, a: Tensor, b: Tensor) -> None:
-        """Joins the labels element by element; NOTHING joins with nothing."""
-        for pair in torch.unique(torch.stack(torch.broadcast_tensors(a, b)).flatten(1), dim=1).T.tolist():
-            if NOTHING not in pair:
-                low, high = sorted(self.find(label) for label in pair)
-                self.parents[high] = low
-
-    def fix(self, labels: Tensor) -> None:
-        """Marks the labels as never to be pruned."""
-        self.join(labels, torch.tensor(FIXED))
-
-    def collapse(self, labels: Tensor, dims: Iterable[int]) -> Tensor:
-        """The labels with `dims` reduced to size 1, joined along them; NOTHING only where all is NOTHING."""
-        for dim in dims:
-            largest = labels.amax(dim, keepdim=True)
-            if bool((labels != largest).any()):
-                self.join(labels, largest)
-            labels = largest
-        return labels
-
-    def channels(self, labels: Tensor) -> Tensor:
-        """The labels of an activation's channels [channels], joined over all other dimensions."""
-        return self.collapse(labels, (dim for dim in range(labels.dim()) if dim != 1)).flatten()
 
 
 class _Tracer(TorchDispatchMode):
@@ -189,6 +152,9 @@ class _Tracer(TorchDispatchMode):
         if not traced:
             return  # constants and parameters only
         outputs = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+        if self._tells_apart(op, func, args, kwargs, outputs[0]) or self._weighs(op, inputs):
+            for tensor in traced:
+                self.labels.fix(self.get(tensor)[0])
         leaks = any(self.get(tensor)[1] for tensor in traced)
         if op in _SHAPE:
             swap = tree_map(
@@ -196,6 +162,8 @@ class _Tracer(TorchDispatchMode):
             )
             for tensor, labels in zip(outputs, tree_flatten(func(*swap[0], **swap[1]))[0], strict=True):
                 self.set(tensor, labels, leaks)
+        elif op is _aten.new_zeros:  # such as the channels that one tensor lacks beside another
+            self.set(output, torch.tensor(NOTHING))
         elif op is _aten.constant_pad_nd and not (args[2] if len(args) > 2 else kwargs.get("value", 0)):
             self.set(output, func(self.get(args[0])[0], args[1], NOTHING), leaks)
         elif op in _POOL or (op is _aten.mean and self._is_spatial(args[0], output)):
@@ -213,6 +181,27 @@ class _Tracer(TorchDispatchMode):
                 self.labels.fix(self.get(tensor)[0])
             for tensor in outputs:
                 self.set(tensor, torch.full(tensor.shape, FIXED))
+
+    def _tells_apart(self, op: Any, func: Any, args: Any, kwargs: Any, output: Tensor) -> bool:
+        """Whether channels are told apart by their numbers, which change when some are taken out."""
+        if op not in _NUMBERED:
+            return False
+        labels = self.get(args[0])[0]
+        before, after = args[0].shape, output.shape
+        varies = [dim for dim in range(len(before)) if bool((labels != labels.narrow(dim, 0, 1)).any())]
+        if op in _VIEW:  # a dimension may be merged with others, not cut
+            spans = [(math.prod(before[:dim]), math.prod(before[: dim + 1])) for dim in varies]
+            cuts = [math.prod(after[:dim]) for dim in range(1, len(after))]
+            return any(start < cut < stop for start, stop in spans for cut in cuts)
+        if op in (_aten.roll, _aten.select):
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+            dims = given["dims"] if op is _aten.roll else [given["dim"]]
+            return any(dim % len(before) in varies for dim in dims)
+        return any(before[dim] != after[dim] for dim in varies)  # a part of them, or more
+
+    def _weighs(self, op: Any, inputs: list[Tensor]) -> bool:
+        """Whether channels meet constants of their own, which would stay behind when the channels go."""
+        return op in _MULTIPLY and any(tensor.numel() > 1 for tensor in inputs if id(tensor) not in self.known)
 
     def _joined(self, traced: list[Tensor]) -> Tensor:
         labels = [self.get(tensor)[0] for tensor in traced]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pruner.checks import ConfigError
-from pruner.sparsity.base import Group, Parameters, Units
+from pruner.sparsity.base import Group, Left, Parameters, Units
 from pruner.sparsity.budget import Cost
 from pruner.sparsity.channels import Channels
 from pruner.sparsity.cost import ChannelCost
@@ -99,6 +99,17 @@ class FilterUnits(Units):
         for name, units in self.norms.items():
             zeros[f"{name}.weight"] = zeros[f"{name}.bias"] = padded[units]
         return zeros
+
+    def left(self, mask: Tensor) -> dict[str, Left]:
+        padded = _padded(mask)
+
+        def kept(units: Tensor) -> list[int] | None:
+            stay = padded[units] != 0
+            return None if bool(stay.all()) else stay.nonzero().flatten().tolist()
+
+        parts = {layer.name: Left(kept(self._outs[layer.name]), kept(self._ins[layer.name])) for layer in self.layers}
+        parts |= {name: Left(kept(units)) for name, units in self.norms.items()}
+        return {name: part for name, part in parts.items() if part != Left()}
 
     def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
         units = self._outs[layer.name]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruner.checks import ConfigError
-from pruner.sparsity.base import Group, Parameters, Units
+from pruner.sparsity.base import Group, Left, Parameters, Units
 from pruner.sparsity.budget import Cost
 from pruner.sparsity.layers import Layer
 
@@ -21,6 +21,11 @@ class _Attention:
     outward: Layer
     heads: int
     units: slice
+
+    @property
+    def module(self) -> str:
+        """The name of the attention, which is that of its output projection without the last part."""
+        return self.outward.name.rpartition(".")[0]
 
     @property
     def width(self) -> int:
@@ -84,6 +89,10 @@ class HeadUnits(Units):
                 zeros[a.inward.bias] = rows
             zeros[a.outward.weight] = channels.unsqueeze(0).expand(a.outward.shape)
         return zeros
+
+    def left(self, mask: Tensor) -> dict[str, Left]:
+        kept = {a.module: mask[a.units].nonzero().flatten().tolist() for a in self._attentions}
+        return {a.module: Left(kept[a.module]) for a in self._attentions if len(kept[a.module]) < a.heads}
 
     def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
         return mask[self._slices[layer.name]]

@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
 def test_pad_shortcut_subsamples_and_appends_zero_channels() -> None:
     block = build(choice("resnet20", shortcut="pad", width=2), CIFAR, 10).get_submodule("layer2.0.shortcut")
     images = torch.randn(1, 2, 5, 7)
-    shortcut = block(images)
+    shortcut = block(images, torch.zeros(1, 4, 3, 4))
     assert shortcut.shape == (1, 4, 3, 4)
     assert torch.equal(shortcut[:, :2], images[:, :, ::2, ::2])
     assert not shortcut[:, 2:].any()

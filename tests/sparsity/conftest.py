@@ -1,11 +1,16 @@
 """The proof that channels can be removed, shared by the tests of small and of real networks."""
 
+import copy
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pruner.checks import ConfigError
+from pruner.removal import cut, first, widths_of, without
+from pruner.sparsity.counts import count
+from pruner.sparsity.layers import count_macs
 from pruner.sparsity.units import Units
 
 
@@ -61,6 +66,27 @@ def _assert_silent(model: nn.Module, shape: tuple[int, ...], units: Units, mask:
     assert bool(torch.isfinite(silenced).all()) and float(silenced.std()) > 1e-3
     assert float((silenced - dense).abs().max()) > 1e-3 * float(dense.std())  # the silenced units did speak
     assert torch.equal(silenced, noisy)
+    _assert_removed(model, shape, units, mask, images, silenced)
+
+
+def _assert_removed(
+    model: nn.Module, shape: tuple[int, ...], units: Units, mask: Tensor, images: Tensor, masked: Tensor
+) -> None:
+    """Takes the channels out; the outputs stay, and other counters than ours see what was counted under the mask."""
+    counts, _ = count(model, shape, units, mask)
+    left = units.left(mask)
+    if any(part.outs == [] or part.ins == [] for part in left.values()):  # the mask empties a layer of a single unit
+        with pytest.raises(ConfigError, match="none of its"):
+            without(model, left)
+        return
+    small = without(model, left)
+    torch.testing.assert_close(small(images), masked, rtol=1e-5, atol=1e-5 * float(masked.abs().max()))
+    assert sum(parameter.numel() for parameter in small.parameters()) == counts.params_kept < counts.params_total
+    assert count_macs(small, shape) == counts.macs_kept < counts.macs_total
+    again = copy.deepcopy(model)  # as a loader does it: to the same shapes first, then the tensors
+    cut(again, first(widths_of(model, left)))
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(images), small(images))
 
 
 @pytest.fixture

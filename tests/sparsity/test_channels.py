@@ -45,10 +45,21 @@ def excited(net: Any, images: Tensor) -> Tensor:
 
 
 def patches(net: Any, images: Tensor) -> Tensor:
-    """Four channels are folded into the batch, two by two, and the two halves meet the same filters."""
+    """Four channels are folded into the batch, two by two, by number; those of `b` are only laid side by side."""
     hidden = net.a(images)
     batch, _, *size = hidden.shape
     return net.b(hidden.view(batch * 2, 2, *size)).view(batch, -1, *size)
+
+
+def widened(images: Tensor, like: Tensor) -> Tensor:
+    """Zero channels for those that the images lack beside another tensor."""
+    batch, channels, *size = images.shape
+    return torch.cat([images, images.new_zeros(batch, like.shape[1] - channels, *size)], 1)
+
+
+def half_zeros(net: Any, images: Tensor) -> Tensor:
+    beside = net.b(images)
+    return net.wide(widened(net.a(images), beside)) + beside
 
 
 SMALL: dict[str, tuple[Callable[[], Net], int]] = {
@@ -62,8 +73,6 @@ SMALL: dict[str, tuple[Callable[[], Net], int]] = {
         lambda: Net(lambda n, x: torch.cat([n.a(x), n.b(x)], 1) + n.c(x), a=conv(3, 4), b=conv(3, 6), c=conv(3, 10)),
         10,
     ),
-    "halves added": (lambda: Net(lambda n, x: n.a(x)[:, :3] + n.a(x)[:, 3:], a=conv(3, 6)), 3),
-    "shuffle and residual": (lambda: Net(shuffled, a=conv(3, 6)), 3),  # cycles (0) (5) (1 3 4 2)
     "squeeze and excite": (lambda: Net(excited, a=conv(3, 6), b=conv(6, 2, 1), c=conv(2, 6, 1)), 6 + 2),
     "spatial attention": (lambda: Net(lambda n, x: n.a(x) * n.b(x).sigmoid(), a=conv(3, 4), b=conv(3, 1)), 1),
     "one convolution twice": (lambda: Net(lambda n, x: n.b(n.b(n.a(x))), a=conv(3, 4), b=conv(4, 4)), 4),
@@ -76,22 +85,27 @@ SMALL: dict[str, tuple[Callable[[], Net], int]] = {
         lambda: Net(lambda n, x: F.max_pool2d(F.pad(n.a(x), (1, 1, 1, 1)), 3, 1) + n.b(x), a=conv(3, 4), b=conv(3, 4)),
         4,
     ),
-    "zero channels": (
-        lambda: Net(lambda n, x: F.pad(n.a(x), (0, 0, 0, 0, 0, 2)) + n.b(x), a=conv(3, 4), b=conv(3, 6)),
+    "zero channels": (lambda: Net(half_zeros, a=conv(3, 4), b=conv(3, 6), wide=nn.Identity()), 6),
+    # What normalisation or a bias makes of constant zeros is no longer zero.
+    "zero channels, normalised": (lambda: Net(half_zeros, a=conv(3, 4), b=conv(3, 6), wide=nn.BatchNorm2d(6)), 4),
+    "zero channels, depthwise": (lambda: Net(half_zeros, a=conv(3, 4), b=conv(3, 6), wide=conv(6, 6, groups=6)), 4),
+    # Channels of `a` that are told apart by their numbers could not be taken out, so that only `b` has units.
+    "halves added": (lambda: Net(lambda n, x: n.b(n.a(x)[:, :3] + n.a(x)[:, 3:]), a=conv(3, 6), b=conv(3, 4)), 4),
+    "halves taken": (lambda: Net(lambda n, x: n.b(sum(n.a(x).chunk(2, 1))), a=conv(3, 6), b=conv(3, 4)), 4),
+    "one of them": (lambda: Net(lambda n, x: n.b(n.a(x)[:, 2].unsqueeze(1)), a=conv(3, 6), b=conv(1, 4)), 4),
+    "rolled": (lambda: Net(lambda n, x: n.b(n.a(x).roll(1, 1)), a=conv(3, 6), b=conv(6, 4)), 4),
+    "shuffle and residual": (lambda: Net(lambda n, x: n.b(shuffled(n, x)), a=conv(3, 6), b=conv(6, 4)), 4),
+    "two zero channels": (
+        lambda: Net(lambda n, x: n.b(F.pad(n.a(x), (0, 0, 0, 0, 0, 2))), a=conv(3, 4), b=conv(6, 5)),
+        5,
+    ),
+    "a weight each": (
+        lambda: Net(lambda n, x: n.b(n.a(x) * torch.ones(4, 1, 1)), a=conv(3, 4), b=conv(4, 6)),
         6,
     ),
-    # What normalisation or a bias makes of constant zeros is no longer zero.
-    "zero channels, normalised": (
-        lambda: Net(lambda n, x: n.norm(F.pad(n.a(x), (0, 0, 0, 0, 0, 2))) + n.b(x), a=conv(3, 4), b=conv(3, 6),
-                    norm=nn.BatchNorm2d(6)),
-        4,
-    ),
-    "zero channels, depthwise": (
-        lambda: Net(lambda n, x: n.c(F.pad(n.a(x), (0, 0, 0, 0, 0, 2))) + n.b(x), a=conv(3, 4), b=conv(3, 6),
-                    c=conv(6, 6, groups=6)),
-        4,
-    ),
-    "patches as a batch": (lambda: Net(patches, a=conv(3, 4), b=conv(2, 6)), 2 + 6),
+    "flipped": (lambda: Net(lambda n, x: n.b(n.a(x).flip(1)), a=conv(3, 4), b=conv(4, 6)), 4 + 6),
+    "one weight for all": (lambda: Net(lambda n, x: n.b(n.a(x) * torch.ones(1)), a=conv(3, 4), b=conv(4, 6)), 4 + 6),
+    "patches as a batch": (lambda: Net(patches, a=conv(3, 4), b=conv(2, 6)), 6),
     # A dead channel of `a` would still be heard after these, so that only `b` has units.
     "softmax": (lambda: Net(lambda n, x: n.b(n.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 6)), 6),
     "layer norm": (lambda: Net(lambda n, x: n.b(n.norm(n.a(x))), a=conv(3, 4), b=conv(4, 6),

@@ -35,7 +35,8 @@ NETWORKS: list[tuple[str, dict[str, Any], int, int]] = [
     ("densenet121", {}, 64, 64 + 58 * (128 + 32) + 128 + 256 + 512),
     ("googlenet", {}, 64, 7280),  # all convolutions: nothing is tied
     ("squeezenet1_0", {}, 64, 96 + 320 + 2560),  # the last convolution makes the logits
-    ("shufflenet_v2_x1_0", {}, 64, 24 + (58 * 3 + 3 * 116) + (116 * 3 + 7 * 232) + (232 * 3 + 3 * 464) + 1024),
+    # stem, inside of each branch, and the last: the streams are halved and shuffled
+    ("shufflenet_v2_x1_0", {}, 64, 24 + 4 * 58 + 8 * 116 + 4 * 232 + 1024),
     ("efficientnet_b0", {}, 64, 11404),  # as mobilenet_v3_small
     ("regnet_y_400mf", {}, 64, 2048),  # stem, streams, squeezes, and twice a group's width in each block
     ("inception_v3", {}, 96, 17216),  # as googlenet

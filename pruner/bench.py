@@ -42,9 +42,8 @@ class Bench:
     allocation: Allocation
 
     def evaluate(self, network: nn.Module, images: ImageSet | None = None) -> Accuracy:
-        """Accuracy on the test images, or others."""
-        recipe = self.config.recipe
-        return evaluate(network, images or self.data.test, max(recipe.batch_size, 500), recipe.precision)
+        """Accuracy on the test images, or others, in float32, as networks ship, whatever they were trained in."""
+        return evaluate(network, images or self.data.test, max(self.config.recipe.batch_size, 500), "float32")
 
     def network(self) -> MaskedModel:
         """The model under masks, with its weights quantised where the config asks for it."""

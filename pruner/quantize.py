@@ -39,7 +39,8 @@ def quantize(weight: Tensor, bits: int, limit: Tensor) -> Tensor:
     with torch.no_grad():
         odd = (weight.abs() / limit * (top / 2)).floor().clamp(max=(top - 1) // 2) * 2 + 1
         # odd / top first: it is 1 at the outermost level, which is the limit to the last bit.
-        level = torch.where(weight < 0, -limit, limit) * (odd / top)
+        # A tensor divides, not a number: CUDA would multiply by the rounded 1 / top, and give other levels than a CPU.
+        level = torch.where(weight < 0, -limit, limit) * (odd / limit.new_full((), top))
     # Not clamp, which halves the gradient of a weight exactly at the limit, and the largest one always is.
     through = weight if bits == 1 else torch.where(weight.abs() <= limit, weight, 0.0)
     return level + (through - through.detach())  # the bracket is exactly 0, and carries the gradient

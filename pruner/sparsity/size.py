@@ -10,8 +10,9 @@ index a layer has. Nor are a batch norm's running statistics, which merge with i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -19,16 +20,15 @@ from pruner.sparsity.base import Units
 
 FLOAT_BITS = 32
 
+Index = Literal["none", "bitmap", "equal rows", "rows"]
+
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One prunable layer as it would be stored.
-
-    kept: the weights that are left. masks: what an index must tell (see `Units.holes`).
-    """
+    """One prunable layer as it would be stored: the weights that are left, and the bits of the index to them."""
 
     kept: int
-    masks: Sequence[Tensor] = ()
+    index_bits: int = 0
 
 
 def network_bytes(model: nn.Module, units: Units, hard: Tensor, bits: int = 0) -> int:
@@ -38,27 +38,43 @@ def network_bytes(model: nn.Module, units: Units, hard: Tensor, bits: int = 0) -
         name: p.numel() - int((zeros[name] == 0).sum() if name in zeros else 0) for name, p in model.named_parameters()
     }
     prunable = [layer for layer in units.layers if layer.prunable]
-    stored = [StoredLayer(left.pop(layer.weight), units.holes(layer, hard)) for layer in prunable]
+    stored = [
+        StoredLayer(left.pop(layer.weight), sum(index_bits(mask) for mask in units.holes(layer, hard)))
+        for layer in prunable
+    ]
     return compressed_bytes(stored, sum(left.values()), bits)
 
 
 def index_bits(mask: Tensor) -> int:
-    """The bits that tell which units of a 0/1 mask [rows, candidates] are left: the cheapest of
+    """The bits that tell which units of a 0/1 mask [rows, candidates] are left, by the cheapest index."""
+    return cheapest_index(mask)[1]
 
-    nothing     when all are left;
-    a bitmap    one bit for every unit;
-    row lists   ceil(log2 n) bits for each of the k units left in a row of n, and k itself in ceil(log2(n + 1)) bits:
-                once if it is the same for every row, else for every row.
+
+def cheapest_index(mask: Tensor) -> tuple[Index, int]:
+    """What tells which units of a 0/1 mask [rows, candidates] are left in the fewest bits, and in how many:
+
+    none         when all are left;
+    bitmap       one bit for every unit;
+    equal rows   k, which is the same for every row, in list_widths(candidates)[0] bits, and which k units are left in
+                 each row, in list_widths(candidates)[1] bits each;
+    rows         the same, with a k for every row.
     """
     rows, candidates = mask.shape
     counts = (mask != 0).sum(1)
     kept = int(counts.sum())
     if kept == mask.numel():
-        return 0
-    uniform = bool((counts == counts[0]).all())
-    # For whole n: (n - 1).bit_length() is ceil(log2 n), n.bit_length() is ceil(log2(n + 1)).
-    lists = kept * (candidates - 1).bit_length() + (1 if uniform else rows) * candidates.bit_length()
-    return min(mask.numel(), lists)
+        return "none", 0
+    equal = bool((counts == counts[0]).all())
+    count_width, place_width = list_widths(candidates)
+    lists = kept * place_width + (1 if equal else rows) * count_width
+    if mask.numel() <= lists:
+        return "bitmap", mask.numel()
+    return "equal rows" if equal else "rows", lists
+
+
+def list_widths(candidates: int) -> tuple[int, int]:
+    """How many bits a count of 0 to n units takes, ceil(log2(n + 1)), and a place among n: ceil(log2 n)."""
+    return candidates.bit_length(), (candidates - 1).bit_length()
 
 
 def compressed_bytes(layers: Iterable[StoredLayer], others: int, bits: int = 0) -> int:
@@ -69,6 +85,5 @@ def compressed_bytes(layers: Iterable[StoredLayer], others: int, bits: int = 0) 
     """
     total = FLOAT_BITS * others
     for layer in layers:
-        total += layer.kept * (bits or FLOAT_BITS) + (FLOAT_BITS if bits else 0)
-        total += sum(index_bits(mask) for mask in layer.masks)
+        total += layer.kept * (bits or FLOAT_BITS) + (FLOAT_BITS if bits else 0) + layer.index_bits
     return -(-total // 8)

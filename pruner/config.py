@@ -21,10 +21,11 @@ SCOPES = ("global", "layer", "row", "erk", "custom")
 BUDGETS = ("params", "macs")
 PHASES = ("dense", "prune", "finetune")
 SCHEDULES = ("constant", "linear", "cosine", "step")
+MOST_THREADS = 4096  # more than any machine has cores; too many end the process where they are started
 # Keys that a run may do without: unused, they stay out of its identity.
 OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
-INCIDENTAL = ("device", "data_dir", "output_dir", "threads", "dataset.options.workers")
+INCIDENTAL = ("device", "data_dir", "output_dir", "threads", "latency_batch", "dataset.options.workers")
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
+    latency_batch: int = 1
     data_dir: str = "data"
     output_dir: str = "outputs"
 
@@ -197,7 +199,8 @@ class Config:
             require(
                 given, "sparsity", self.sparsity, f"granularity=nm sets it: {pattern}; leave it out, or change nm.n"
             )
-        require(self.threads >= 0, "threads", self.threads, "0 (torch decides) or more")
+        require(0 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}; 0: torch decides")
+        require(self.latency_batch >= 1, "latency_batch", self.latency_batch, "1 or more images")
 
     @property
     def run_id(self) -> str:

@@ -1,4 +1,9 @@
-"""A network as two files, model.safetensors and model.json, and back: no pickle is written or read."""
+"""A network as two files, model.safetensors and model.json, and back: no pickle is written or read.
+
+A run writes its network whole, with zeros where it was pruned. `pruner-export` writes what ships: without dead
+channels (`widths` in model.json says how many are left of each module) and without zeros (`packing` says how the
+weights are stored).
+"""
 
 from __future__ import annotations
 
@@ -11,36 +16,81 @@ from torch import Tensor, nn
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
+from pruner.packing import unpack
+from pruner.removal import cut, first
 from pruner.results.row import one_line
 from pruner.results.tensors import read_json, read_tensors, write_json, write_tensors
 
+NEEDED = ("label", "name", "options", "shape", "classes")
 
-def save_model(folder: str | Path, state: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> None:
+
+def save_model(folder: str | Path, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> None:
     """Writes a network as model.safetensors and model.json, for `load_model` in any later process.
 
     `architecture` holds plain values. `load_model` needs label, name, options (of the model's Choice),
-    shape [channels, height, width] and classes; other keys are kept as they are.
+    shape [channels, height, width] and classes, and understands widths (of `removal.widths_of`) and packing (what
+    `packing.pack` gave beside the tensors); other keys are kept as they are.
     """
-    write_tensors(Path(folder) / "model.safetensors", state)
+    write_tensors(Path(folder) / "model.safetensors", tensors)
     write_json(Path(folder) / "model.json", architecture)
 
 
-def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A run's network in eval mode on the CPU, and its model.json as a dictionary. Reads no pickle.
+def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """A run's or an exported network in eval mode on the CPU, and its model.json as a dictionary. Reads no pickle.
 
-    The network takes [n, channels, height, width] float images and gives [n, classes] logits. Raises ConfigError,
-    one line that names the file, when one is missing, damaged, or does not fit the other.
+    The network takes [n, channels, height, width] float images and gives [n, classes] logits. A model.json may name a
+    class outside of pruner, which is imported and run: with `own_code` you say that you trust it.
+
+    Raises ConfigError, one line that names the file, when one is missing, damaged, or does not fit the other.
     """
-    description, tensors = Path(folder) / "model.json", Path(folder) / "model.safetensors"
+    description, path = Path(folder) / "model.json", Path(folder) / "model.safetensors"
     architecture = read_json(description)
-    needed = ("label", "name", "options", "shape", "classes")
-    missing = [key for key in needed if key not in architecture]
-    if missing:
-        raise ConfigError(f"{description}: lacks {', '.join(missing)}")
-    label, name, options, shape, classes = (architecture[key] for key in needed)
-    model = build(Choice(label=label, name=name, options=options), tuple(shape), classes)
+    tensors = read_tensors(path)
     try:
-        model.load_state_dict(read_tensors(tensors), strict=True)
-    except RuntimeError as error:
-        raise ConfigError(one_line(f"{tensors}: does not fit model.json ({error})")) from error
+        model = _build(architecture, own_code)
+    except ConfigError as error:
+        raise ConfigError(f"{description}: {error}") from error
+    try:
+        if architecture.get("packing") is not None:
+            tensors = unpack(tensors, architecture["packing"], model.state_dict())
+        _check_fit(tensors, model.state_dict())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: does not fit model.json ({error})") from error
+    model.load_state_dict(tensors)
     return model.eval(), architecture
+
+
+def _build(architecture: dict[str, Any], own_code: bool) -> nn.Module:
+    """The network that a model.json describes, with fresh parameters. Raises ConfigError."""
+    missing = [key for key in NEEDED if key not in architecture]
+    if missing:
+        raise ConfigError(f"lacks {', '.join(missing)}")
+    label, name, options, shape, classes = (architecture[key] for key in NEEDED)
+    sizes = [*shape, classes] if isinstance(shape, list) else []
+    if len(sizes) != 4 or any(type(size) is not int or size < 1 for size in sizes) or not isinstance(options, dict):
+        raise ConfigError("options, shape and classes are not {...}, [channels, height, width] and a number")
+    if ":" in str(name) and not own_code:
+        raise ConfigError(f"name={name}: a class outside of pruner, which would be run; say own_code if you trust it")
+    choice = Choice(label=str(label), name=str(name), options=options)
+    try:
+        model = build(choice, (sizes[0], sizes[1], sizes[2]), classes)
+    except (RuntimeError, MemoryError) as error:  # torch's, for sizes beyond all memory
+        raise ConfigError(one_line(f"cannot be built ({error})")) from error
+    widths = architecture.get("widths", {})
+    if not isinstance(widths, dict):
+        raise ConfigError(f"widths={widths}: expected the widths of modules by name")
+    cut(model, first(widths))
+    return model
+
+
+def _check_fit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError on the first tensor that is missing, of another shape or type, or belongs to nothing."""
+    for name, expected in state.items():
+        if name not in tensors:
+            raise ConfigError(f"{name}: missing")
+        found = tensors[name]
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            kinds = [f"{list(one.shape)} of {one.dtype}" for one in (found, expected)]
+            raise ConfigError(one_line(f"{name}: has {kinds[0]}, expected {kinds[1]}"))
+    for name in tensors.keys() - state.keys():
+        raise ConfigError(f"{name}: belongs to nothing in the network")

@@ -63,7 +63,7 @@ def first(widths: Mapping[str, Mapping[str, int]]) -> dict[str, Left]:
         fits = isinstance(sides, dict) and sides.keys() <= {"outs", "ins"}
         if not fits or any(type(count) is not int or count < 1 for count in sides.values()):
             raise ConfigError(f"widths.{name}={sides}: expected whole numbers above 0 as outs and ins")
-        left[name] = Left(**{side: range(count) for side, count in sides.items()})
+        left[name] = Left(**{side: tuple(range(count)) for side, count in sides.items()})
     return left
 
 
@@ -136,6 +136,8 @@ def _index(name: str, side: str, kept: Any, total: int) -> Tensor:
     index = torch.arange(total) if kept is None else torch.as_tensor(list(kept), dtype=torch.long)
     if not len(index):
         raise ConfigError(f"{name}: none of its {total} {side} is left; keep budget.min_units at 1 or more")
+    if bool((index.diff() <= 0).any()):
+        raise ConfigError(f"{name}: the {side} that are left are not in order")
     if int(index.min()) < 0 or int(index.max()) >= total:
         raise ConfigError(f"{name}: has {total} {side}, so that {int(index.max()) + 1} are too many")
     return index

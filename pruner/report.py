@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from pruner import __version__
 from pruner.config import Config
 from pruner.data import ImageData
 from pruner.results.row import Row
+from pruner.sparsity.units import Units
 from pruner.training import Epoch
 
 log = logging.getLogger("pruner.run")
@@ -37,8 +39,13 @@ def identity_columns(config: Config) -> Row:
     }
 
 
-def description(config: Config, data: ImageData) -> dict[str, Any]:
-    """What model.json says: how to build the network, how to feed it, and what was done to it."""
+def description(config: Config, data: ImageData, units: Units, hard: Tensor) -> dict[str, Any]:
+    """What model.json says: how to build the network, how to feed it, and what was done to it.
+
+    Under `masks`: the channels (outs made, ins read; null: all) that are left of the modules which lose some, for
+    what takes them out, and the tiles of zeros in the prunable weights, for what stores them in few bytes.
+    """
+    tiles = {layer.weight: units.tile(layer) for layer in units.layers if layer.prunable}
     choice = config.model
     return {
         "label": choice.label,
@@ -50,7 +57,11 @@ def description(config: Config, data: ImageData) -> dict[str, Any]:
         "labels": list(data.labels),
         "mean": list(data.mean),
         "std": list(data.std),
-        "masks": "the zeros of the weights",
+        "masks": {
+            "channels": {name: asdict(left) for name, left in units.left(hard).items()},
+            "tiles": {name: tile and {"shape": list(tile[0]), "group": tile[1]} for name, tile in tiles.items()},
+        },
+        "bits": config.quantization.bits,
         "run": identity_columns(config),
     }
 

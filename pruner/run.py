@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from pruner.bench import Bench, dense_network, prepare
 from pruner.checkpoint import Checkpoint
+from pruner.checks import ConfigError
+from pruner.latency import latencies
 from pruner.methods.base import Method
 from pruner.networks import save_model
+from pruner.removal import without
 from pruner.report import description, identity_columns, report, seconds, warn_undecided
 from pruner.results.row import Row
 from pruner.results.store import RunFolder, commit_of
@@ -23,6 +27,8 @@ from pruner.sparsity.size import network_bytes
 from pruner.training import Epoch, Trainer, TrainingError, accuracy_over
 
 __all__ = ["Bench", "prepare", "run"]
+
+log = logging.getLogger(__name__)
 
 BINS = 20  # of the histogram of soft masks
 GAP_BATCHES = 2  # of 500 training images, on which the gap between soft and hard masks is watched
@@ -138,7 +144,7 @@ def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
     folder.write_layers(
         {**row, "granularity": config.granularity, **pruned.measures.get(row["layer"], {})} for row in layers
     )
-    save_model(folder.path, model.state_dict(), description(config, bench.data))
+    save_model(folder.path, model.state_dict(), description(config, bench.data, units, hard))
     return {
         **identity_columns(config),
         "status": "done",
@@ -149,11 +155,26 @@ def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
         "accuracy": final.top1,
         "accuracy_top5": final.top5 if bench.data.classes > 5 else None,
         "size_bytes": network_bytes(model, units, hard, config.quantization.bits),
+        **speed(bench, hard),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,
         "commit": commit_of(),
     }
+
+
+def speed(bench: Bench, hard: Tensor) -> Row:
+    """The latency of the dense network and of what ships; empty where no structure goes: zeros alone give no speed."""
+    left = bench.allocation.units.left(hard)
+    if not left:
+        return {}
+    try:
+        networks = bench.model, without(bench.model, left)
+    except ConfigError as error:  # with budget.min_units=0 a layer may be empty
+        log.warning("no latency: %s", error)
+        return {}
+    dense, shipped = latencies(networks, bench.config.latency_batch, bench.data.shape)
+    return {"latency_ms": shipped, "dense_latency_ms": dense}
 
 
 def histogram(mask: Tensor) -> list[dict[str, float]]:

@@ -48,7 +48,7 @@ def tiny(tmp_path, monkeypatch):
 
 def test_a_network_comes_back_with_the_same_outputs(tiny, tmp_path):
     save_model(tmp_path / "run", tiny.state_dict(), ARCHITECTURE)
-    model, architecture = load_model(tmp_path / "run")
+    model, architecture = load_model(tmp_path / "run", own_code=True)
     assert architecture == ARCHITECTURE
     assert not model.training
     images = torch.randn(4, 1, 8, 8)
@@ -74,7 +74,7 @@ def test_the_same_network_gives_the_same_bytes(tiny, tmp_path):
 
 def refusal(folder):
     with pytest.raises(ConfigError) as error:
-        load_model(folder)
+        load_model(folder, own_code=True)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -105,3 +105,39 @@ def test_a_description_that_lacks_something_is_named(tiny, tmp_path):
     assert refusal(tmp_path) == f"{tmp_path / 'model.json'}: lacks shape, classes"
     (tmp_path / "model.json").write_text(json.dumps([1]))
     assert refusal(tmp_path) == f"{tmp_path / 'model.json'}: not a JSON object"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("shape", [1, 8], "options, shape and classes are not"),
+        ("shape", [1, 8, 0], "options, shape and classes are not"),
+        ("shape", "188", "options, shape and classes are not"),
+        ("classes", True, "options, shape and classes are not"),
+        ("options", [5], "options, shape and classes are not"),
+        ("options", {"depth": 3}, "model.depth"),
+        ("name", "nothing", "model=nothing"),
+        ("widths", [3], "widths=[3]"),
+        ("widths", {"conv": {"outs": 6}}, "conv: has 5 outs"),
+        ("widths", {"conv": {"outs": 2}}, "conv.weight: has [5, 1, 3, 3]"),  # a wrong width for these tensors
+        ("packing", {"bits": 3}, "packing"),
+        ("packing", 3, "packing"),
+    ],
+)
+def test_a_wrong_description_is_named(tiny, tmp_path, key, value, said):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE | {key: value})
+    message = refusal(tmp_path)
+    assert message.startswith((f"{tmp_path / 'model.json'}: ", f"{tmp_path / 'model.safetensors'}: "))
+    assert said in message and len(message) < 300 + len(str(tmp_path))
+
+
+def test_code_of_strangers_is_not_run(tiny, tmp_path):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    with pytest.raises(ConfigError, match="name=a_users_network:Tiny: a class outside of pruner"):
+        load_model(tmp_path)
+
+
+def test_a_pickle_that_calls_itself_safetensors_is_not_read(tiny, tmp_path):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    torch.save(tiny.state_dict(), tmp_path / "model.safetensors")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'model.safetensors'}: cannot be read")

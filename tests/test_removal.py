@@ -94,7 +94,7 @@ def test_attention_without_heads_refuses_what_it_does_not_do() -> None:
 def test_what_is_left_is_the_same_filters_in_their_order() -> None:
     model: Any = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
     model[1].running_var.uniform_()
-    left = {"0": Left([0, 3]), "1": Left([0, 3]), "2": Left(ins=[0, 3])}
+    left = {"0": Left((0, 3)), "1": Left((0, 3)), "2": Left(ins=(0, 3))}
     small: Any = without(model.train(), left)
     assert torch.equal(small[0].weight, model[0].weight[[0, 3]]) and torch.equal(small[0].bias, model[0].bias[[0, 3]])
     assert torch.equal(small[1].running_var, model[1].running_var[[0, 3]])
@@ -112,7 +112,7 @@ def test_a_shared_weight_is_cut_once_and_stays_shared() -> None:
             self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
             self.two.weight = self.one.weight
 
-    small: Any = without(Twice(), {"one": Left([1, 2], [1, 2])})
+    small: Any = without(Twice(), {"one": Left((1, 2), (1, 2))})
     assert small.one.weight is small.two.weight and small.two.bias.shape == (2,) and small.two.in_features == 2
 
 

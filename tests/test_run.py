@@ -27,7 +27,7 @@ def row_of(folder: RunFolder) -> dict[str, Any]:
     """A finished run's row without its times."""
     row = folder.finished()
     assert row is not None
-    return {name: value for name, value in row.items() if not name.endswith("_seconds")}
+    return {name: value for name, value in row.items() if not name.endswith(("_seconds", "latency_ms"))}
 
 
 @pytest.mark.parametrize("method", ["dtp", "random"])

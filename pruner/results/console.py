@@ -30,6 +30,7 @@ def summary(row: Mapping[str, Any], folder: str | Path) -> str:
         _kept(row, "  prunable", "prunable_params"),
         _kept(row, "multiply-adds (MACs)", "macs"),
         _kept(row, "  prunable", "prunable_macs"),
+        *_latency(row),
         "",
         f"folder: {folder}",
     ]
@@ -74,6 +75,12 @@ def _kept(row: Mapping[str, Any], label: str, what: str) -> str:
     before, after = row.get(f"{what}_total"), row.get(f"{what}_kept")
     share = f"{100 * after / before:.2f}%" if before and after is not None else "-"
     return f"{label:22}{_number(row, f'{what}_total', ','):>16}{_number(row, f'{what}_kept', ','):>16}{share:>16}"
+
+
+def _latency(row: Mapping[str, Any]) -> list[str]:
+    """Nothing where no structure was removed."""
+    before, after = row.get("dense_latency_ms"), row.get("latency_ms")
+    return [f"{'latency, ms':22}{before:>16.2f}{after:>16.2f}{after / before:>16.2%}"] if before and after else []
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +36,8 @@ class Left:
     outs: those that it makes (a batch norm's channels, an attention's heads). ins: those that it reads.
     """
 
-    outs: Sequence[int] | None = None
-    ins: Sequence[int] | None = None
+    outs: tuple[int, ...] | None = None
+    ins: tuple[int, ...] | None = None
 
 
 class Units(ABC):
@@ -81,6 +81,12 @@ class Units(ABC):
         Empty where it makes no more than zeros inside of weights.
         """
         return {}
+
+    def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
+        """The tiles that a layer's weight is cut into: their shape, and how many neighbouring input channels compete
+        in a fixed pattern (0: there is none). None where units are no tiles.
+        """
+        return None
 
     def extra_macs_gone(self, mask: Tensor) -> int:
         """Multiply-adds that a hard mask [n] saves outside of layers, such as between attention's queries and keys."""

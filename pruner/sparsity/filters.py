@@ -103,9 +103,9 @@ class FilterUnits(Units):
     def left(self, mask: Tensor) -> dict[str, Left]:
         padded = _padded(mask)
 
-        def kept(units: Tensor) -> list[int] | None:
+        def kept(units: Tensor) -> tuple[int, ...] | None:
             stay = padded[units] != 0
-            return None if bool(stay.all()) else stay.nonzero().flatten().tolist()
+            return None if bool(stay.all()) else tuple(stay.nonzero().flatten().tolist())
 
         parts = {layer.name: Left(kept(self._outs[layer.name]), kept(self._ins[layer.name])) for layer in self.layers}
         parts |= {name: Left(kept(units)) for name, units in self.norms.items()}

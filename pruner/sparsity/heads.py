@@ -91,7 +91,7 @@ class HeadUnits(Units):
         return zeros
 
     def left(self, mask: Tensor) -> dict[str, Left]:
-        kept = {a.module: mask[a.units].nonzero().flatten().tolist() for a in self._attentions}
+        kept = {a.module: tuple(mask[a.units].nonzero().flatten().tolist()) for a in self._attentions}
         return {a.module: Left(kept[a.module]) for a in self._attentions if len(kept[a.module]) < a.heads}
 
     def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:

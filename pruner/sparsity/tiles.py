@@ -67,6 +67,9 @@ class TileUnits(Units):
     def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
         return [self.rows(layer, mask)]
 
+    def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
+        return self._tiles[layer.name], 0
+
     def split_rows(self, values: Tensor) -> list[Tensor]:
         return [self.rows(layer, values) for layer in self._prunable]
 
@@ -110,6 +113,9 @@ class PatternUnits(WeightUnits):
     def __init__(self, layers: list[Layer], device: torch.device, pattern: Pattern):
         super().__init__(layers, device)
         self.pattern = pattern
+
+    def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
+        return self._tiles[layer.name], self.pattern.m
 
     def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
         along = self.layer_mask(layer, mask).view(layer.shape).movedim(1, -1)  # input channels last

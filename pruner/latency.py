@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ MOST = 50
 ENOUGH = 2.0  # seconds of counted rounds after which no further one begins
 
 
-@torch.inference_mode()
 def latencies(networks: Sequence[nn.Module], batch: int, shape: tuple[int, ...]) -> list[float]:
     """The median time in milliseconds of each network for `batch` images [batch, *shape] of noise.
 
@@ -23,28 +23,38 @@ def latencies(networks: Sequence[nn.Module], batch: int, shape: tuple[int, ...])
     networks take turns, so that what else the machine does slows all of them alike.
     """
     device = next(networks[0].parameters()).device
-    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    if images.dim() == 4:
-        images = images.to(memory_format=torch.channels_last)
+    images = noise(batch, shape).to(device)
     modes = [network.training for network in networks]
     for network in networks:
         network.eval()
-    times: list[list[float]] = [[] for _ in networks]
-    for done in range(-WARM_UP, MOST):
-        if done >= LEAST and sum(map(sum, times)) > ENOUGH:
-            break
-        for network, own in zip(networks, times, strict=True):
-            taken = _once(network, images)
-            if done >= 0:
-                own.append(taken)
+
+    def once(network: nn.Module) -> None:
+        network(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with torch.inference_mode():
+        times = in_turns([partial(once, network) for network in networks])
     for network, training in zip(networks, modes, strict=True):
         network.train(training)
     return [1000 * statistics.median(own) for own in times]
 
 
-def _once(network: nn.Module, images: Tensor) -> float:
-    start = time.perf_counter()
-    network(images)
-    if images.device.type == "cuda":
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - start
+def noise(batch: int, shape: tuple[int, ...]) -> Tensor:
+    """Images of noise [batch, *shape], always the same, in channels_last."""
+    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+    return images.to(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+
+def in_turns(calls: Sequence[Callable[[], object]]) -> list[list[float]]:
+    """The times in seconds that each of the calls took, round after round, warm."""
+    times: list[list[float]] = [[] for _ in calls]
+    for done in range(-WARM_UP, MOST):
+        if done >= LEAST and sum(map(sum, times)) > ENOUGH:
+            break
+        for call, own in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if done >= 0:
+                own.append(time.perf_counter() - start)
+    return times

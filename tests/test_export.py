@@ -208,8 +208,17 @@ def test_a_damaged_description(run: RunFolder, key: str, value: Any, said: str, 
     assert said in refused(str(run.path))
 
 
-def test_a_damaged_export_is_not_loaded(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong width, a truncated file, a pickle by another name: one line each."""
+@pytest.mark.parametrize("damage", ["truncated", "pickle", "empty"])
+def test_a_damaged_network(run: RunFolder, damage: str, refused: Callable[..., str]) -> None:
+    if damage == "pickle":
+        torch.save(load_file(run.model), run.model)
+    else:
+        run.model.write_bytes(run.model.read_bytes()[: 1000 if damage == "truncated" else 0])
+    assert refused(str(run.path)).startswith(f"pruner-export: {run.model}: cannot be read")
+    assert not (run.path / "export").exists()
+
+
+def test_an_export_with_a_wrong_width_is_not_loaded(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run.path)]) == 0
     exported = RunFolder(run.path / "export")
     widths = json.loads((exported.path / "model.json").read_text())["widths"]

@@ -46,11 +46,11 @@ def noise(batch: int, shape: tuple[int, ...]) -> Tensor:
     return images.to(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
-def in_turns(calls: Sequence[Callable[[], object]]) -> list[list[float]]:
-    """The times in seconds that each of the calls took, round after round, warm."""
+def in_turns(calls: Sequence[Callable[[], object]], most: int = MOST, enough: float = ENOUGH) -> list[list[float]]:
+    """The times in seconds that each of the calls took, round after round, warm: `most` rounds, or `enough` seconds."""
     times: list[list[float]] = [[] for _ in calls]
-    for done in range(-WARM_UP, MOST):
-        if done >= LEAST and sum(map(sum, times)) > ENOUGH:
+    for done in range(-WARM_UP, most):
+        if done >= LEAST and sum(map(sum, times)) > enough:
             break
         for call, own in zip(calls, times, strict=True):
             start = time.perf_counter()

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""What a step of the prune phase costs over a step of the dense phase, in time and in memory, method by method.
+
+    python scripts/bench_steps.py [--methods dtp,...] [--threads N] [--device D] [--output FILE.csv] [key=value ...]
+
+Dense and prune steps take turns on the same images, so that what else the machine does slows both alike. The key=value
+words say the rest of the run; the default is ResNet-20 on made-up CIFAR-10 images, 128 at once, weights at 0.9:
+
+    python scripts/bench_steps.py
+    python scripts/bench_steps.py --output outputs/tables/bench-steps-resnet50.csv \\
+        model=torchvision model.arch=resnet50 dataset.image_size=224 recipe.batch_size=16
+
+Memory is the peak of a process that did three steps, over that of one that did three dense steps, in copies of the
+prunable weights (float32); on a GPU the allocator's peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pruner.bench import Bench, prepare
+from pruner.composing import checked, composer
+from pruner.config import Config
+from pruner.folders import conf_folder
+from pruner.latency import in_turns
+from pruner.results.store import commit_of
+from pruner.sparsity.masked import MaskedModel
+from pruner.training import Trainer
+
+METHODS = "dtp,smart,spartan,dsa,dpp,pdp,gmp,magnitude"
+WORDS = [
+    "dataset=synthetic",
+    "dataset.image_size=32",
+    "dataset.train_size=2560",
+    "dataset.test_size=16",
+    "dataset.classes=10",
+    "model=resnet20",
+    "recipe=short",
+    "recipe.precision=float32",
+    "recipe.prune_epochs=100",
+]
+MEMORY_STEPS = 3
+ROUNDS, SECONDS = 100, 40.0  # of the two steps in turn: whichever ends first
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", default="outputs/tables/bench-steps-resnet20.csv")
+    parser.add_argument("--memory", choices=["dense", "prune"], help=argparse.SUPPRESS)  # in a process of its own
+    given = parser.parse_args()
+    words = [*WORDS, f"threads={given.threads}", f"device={given.device}", *given.words]
+    methods = given.methods.split(",")
+    if given.memory:
+        print(peak(config_of([*words, f"method={methods[0]}"]), given.memory))
+        return
+    rows = []
+    for method in methods:
+        rows.append(measured(method, words, sys.argv[1:]))
+        print("{method}: dense {dense_ms} ms, prune {prune_ms} ms, ratio {ratio} ({ratio_quartiles}), "
+              "{extra_copies} copies more".format(**rows[-1]), flush=True)  # fmt: skip
+    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
+    with open(given.output, "w", newline="") as stream:
+        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    print(f"wrote {given.output}")
+
+
+def config_of(words: list[str]) -> Config:
+    with composer([conf_folder()], "config") as hydra:
+        return checked(hydra.compose(words))
+
+
+def measured(method: str, words: list[str], arguments: list[str]) -> dict[str, object]:
+    config = config_of([*words, f"method={method}"])
+    benches = [prepare(config), prepare(config)]
+    dense, prune = (one_step(bench, phase) for bench, phase in zip(benches, ("dense", "prune"), strict=True))
+    before, after = in_turns([dense, prune], ROUNDS, SECONDS)
+    ratios = [b / a for a, b in zip(before, after, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    prunable = sum(layer.size for layer in benches[0].allocation.units.layers if layer.prunable)
+    child = [sys.executable, __file__, *arguments, "--methods", method, "--memory"]
+    peaks = [int(subprocess.run([*child, phase], check=True, capture_output=True, text=True).stdout.split()[-1])
+             for phase in ("dense", "prune")]  # fmt: skip
+    return {
+        "method": method,
+        "model": config.model.options.get("arch", config.model.label),
+        "granularity": config.granularity,
+        "sparsity": config.sparsity,
+        "batch": config.recipe.batch_size,
+        "image_size": config.dataset.options["image_size"],
+        "precision": config.recipe.precision,
+        "dense_ms": round(1000 * statistics.median(before), 2),
+        "prune_ms": round(1000 * statistics.median(after), 2),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_quartiles": f"{low:.3f} to {high:.3f}",
+        "rounds": len(ratios),
+        "dense_peak_mb": round(peaks[0] / 2**20, 1),
+        "prune_peak_mb": round(peaks[1] / 2**20, 1),
+        "extra_copies": round((peaks[1] - peaks[0]) / (4 * prunable), 2),
+        "device": torch.cuda.get_device_name() if benches[0].device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "torch_version": torch.__version__,
+        "commit": commit_of(),
+    }
+
+
+def one_step(bench: Bench, phase: str) -> Callable[[], object]:
+    """A call that does the next step of a phase, always on the same images."""
+    if phase == "dense":
+        network, method = MaskedModel(bench.model, bench.allocation.units), None
+    else:
+        network, (method, _) = bench.network(), bench.method()
+        method.begin()
+    trainer = Trainer(network, bench.data.train, bench.config.recipe, phase, bench.config.seed, method)
+    network.train()
+    x, y = next(iter(bench.data.train.batches(bench.config.recipe.batch_size, seed=0)))
+    steps = iter(range(10**9))
+
+    def step() -> None:
+        trainer._step(next(steps), x, y)
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def peak(config: Config, phase: str) -> int:
+    """The most bytes that this process, or its GPU, held in a few steps of a phase."""
+    bench = prepare(config)
+    step = one_step(bench, phase)
+    for _ in range(MEMORY_STEPS):
+        step()
+    if bench.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A plain training script, as one writes it from torchvision's tutorials: the yardstick of scripts/bench_epoch.py.
 
-DataLoader, PIL transforms, float32, the default memory layout, a sync for the loss at every step. ResNet-20 on CIFAR-10
-with the recipe of conf/recipe/short.yaml. It knows nothing of pruner but its network, its images and that recipe's rates.
+DataLoader, PIL transforms, float32, the default memory layout, a sync for the loss at every step. It trains ResNet-20
+on CIFAR-10 with the rates of conf/recipe/short.yaml, and knows nothing of pruner but its network and its images.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LARGEST = (2 - 2**-23) * 2.0**127  # of 32-bit floats, which networks compute with
 
 
 class ConfigError(ValueError):
@@ -39,22 +40,42 @@ def convert(value: Any, kind: Any, key: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return convert(value, next(a for a in arguments if a is not type(None)), key)
+        kinds = [one for one in arguments if one is not type(None)]
+        fitting = (one for one in kinds if isinstance(value, typing.get_origin(one) or one))
+        return convert(value, next(fitting, kinds[0]), key)
     if is_dataclass(kind):
         return build(typing.cast(type, kind), value, key)
     if origin is tuple:
         require(isinstance(value, list | tuple), key, value, "expected a list, such as [1,2]")
         return tuple(convert(item, arguments[0], key) for item in value)
-    if origin is dict or kind is dict:
+    if (origin or kind) in (dict, Mapping):
         require(isinstance(value, Mapping), key, value, "expected a mapping")
         return dict(value)
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(number and abs(value) < float("inf"), key, value, "expected a finite number")
-        return float(value)
+        require(number and abs(value) <= LARGEST, key, value, "expected a finite number, of 32 bits")
+        return float(value) + 0.0  # -0.0 is 0.0: two ways to write one run
     words = {int: "a whole number", bool: "true or false", str: "a word"}
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     require(right, key, value, f"expected {words[kind]}")
+    require(kind is not int or abs(value) < 2**63, key, value, "expected a whole number of 64 bits")
+    return value
+
+
+def plain(value: Any, key: str) -> Any:
+    """`value` as a JSON file holds it: numbers, text, lists, and mappings whose keys are text.
+
+    Raises ConfigError for anything else, and for text that no file can hold.
+    """
+    if isinstance(value, Mapping):
+        return {plain(str(name), key): plain(inner, f"{key}.{name}") for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, key) for item in value]
+    if isinstance(value, str):
+        writable = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        require(writable, key, ascii(value), "has characters that no file can hold")
+    else:
+        require(value is None or isinstance(value, bool | int | float), key, value, "expected a number or text")
     return value
 
 

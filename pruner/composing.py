@@ -21,11 +21,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pruner import launchers, refusals
-from pruner.checks import ConfigError, require
+from pruner.checks import ConfigError, plain, require
 from pruner.config import Config, from_dict
 from pruner.folders import choices
 from pruner.models import torchvision_names
@@ -42,8 +42,15 @@ class Composer:
 
     def parse(self, words: Sequence[str]) -> list[Override]:
         """The key=value `words`, understood. Raises ConfigError."""
-        with self.translated(words):
-            return OverridesParser.create(self.engine.config_loader).parse_overrides(list(words))
+        parser = OverridesParser.create(self.engine.config_loader)
+        return [self._parsed(parser, word) for word in words]
+
+    def _parsed(self, parser: OverridesParser, word: str) -> Override:
+        with self.translated([word]):
+            try:
+                return parser.parse_overrides([word])[0]
+            except ValueError as error:  # a number of thousands of digits
+                raise ConfigError(f"{word.partition('=')[0]}: {error}") from error
 
     def compose(self, words: Sequence[str]) -> DictConfig:
         """The config that one run's `words` make, with its `hydra` node. Raises ConfigError."""
@@ -54,7 +61,9 @@ class Composer:
 
     def master(self, words: Sequence[str]) -> DictConfig:
         """As `compose`, but for what holds for a whole sweep: its launcher, its folder. Raises ConfigError."""
-        return self._held(words, RunMode.MULTIRUN)
+        composed = self._held(words, RunMode.MULTIRUN)
+        _check_master(composed.hydra)
+        return composed
 
     def cell(self, master: DictConfig, words: Sequence[str]) -> Config:
         """One run of a sweep, checked; times and the words for Hydra are those of its master. Raises ConfigError."""
@@ -81,12 +90,12 @@ class Composer:
             raise ConfigError(f"'{error.override}': not understood; {allowed}") from error
         except MissingConfigException as error:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            if not group:
-                folders = "conf/ or the --config-dir folder"
-                raise ConfigError(f"--config-name={choice}: no such file in {folders}") from error
             if group == launchers.GROUP:
                 launchers.check_installed(choice)
-            options = self.engine.config_loader.get_group_options(group)
+            options = self.engine.config_loader.get_group_options(group) if group else []
+            if not options:
+                given = error.missing_cfg_file if group else f"--config-name={choice}"
+                raise ConfigError(f"{given}: no such file in conf/ or the --config-dir folder") from error
             raise refusals.unknown_choice(group, choice, options) from error
         except Exception as error:  # Hydra's, OmegaConf's and the YAML parser's have no common ancestor
             self._find_wrong_word(words)
@@ -112,6 +121,21 @@ class Composer:
             is_key = word not in chosen and word.package is None and "/" not in word.key_or_group
             if is_key and not word.is_add():
                 refusals.check_key(word.key_or_group, str(word.input_line), known)
+
+
+def _check_master(node: DictConfig) -> None:
+    """Raises ConfigError where what a sweep reads of Hydra's `node` is missing, or of another kind."""
+    for key in sorted(OmegaConf.missing_keys(node)):
+        needed = key == "hydra.launcher" or key.startswith(("hydra.mode", "hydra.sweep"))
+        require(not needed, key, "???", "missing; give it a value")
+    for group in ("launcher", "sweeper"):
+        given = node[group]
+        require(isinstance(given, DictConfig), f"hydra.{group}", given, f"choose one, as in hydra/{group}=basic")
+    params, grids = (node.sweeper.get(key) for key in ("params", "grids"))
+    fits = params is None or isinstance(params, DictConfig)
+    require(fits, "hydra.sweeper.params", params, "expected keys with their values, as in {seed:'0,1'}")
+    fits = grids is None or (isinstance(grids, ListConfig) and all(isinstance(grid, DictConfig) for grid in grids))
+    require(fits, "hydra.sweeper.grids", grids, "expected a list of keys with their values, as in [{seed:'0,1'}]")
 
 
 @contextmanager
@@ -153,15 +177,17 @@ def checked(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
     assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items()}
+    parts = {str(key): plain(value, str(key)) for key, value in values.items()}
     for group in OPEN_GROUPS:
-        if isinstance(plain.get(group), dict):
-            options, label = dict(plain[group]), chosen.get(group)
+        if isinstance(parts.get(group), dict):
+            options, label = dict(parts[group]), chosen.get(group)
             require(isinstance(label, str), group, label, "choose exactly one")
+            # the label is part of a folder's name
+            require(not {".", ".."} & {*str(label).split("/")}, group, label, "expected a name, without . and ..")
             if label == "torchvision":  # one door to many networks, which tables must not mix
-                label = options.get("arch") or label
+                label = str(options.get("arch") or label)
             name = {"name": options.pop("name")} if "name" in options else {}
-            plain[group] = {"label": label, **name, "options": options}
-    config = from_dict(plain)
+            parts[group] = {"label": label, **name, "options": options}
+    config = from_dict(parts)
     refusals.check(config)
     return config

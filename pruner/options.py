@@ -12,18 +12,20 @@ from typing import Any
 
 from pruner.checks import ConfigError, convert, one_of, require
 
-PLAIN = (int, float, bool, str)
+PLAIN = (int, float, bool, str, Mapping)
 
 
 def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
     """The object that `name` stands for: a built-in's short name, or a user's `package.module:Attribute`.
 
-    Raises ConfigError when the name is unknown, or its module or attribute is not there.
+    Raises ConfigError when the name is unknown or no name, or its module or attribute is not there.
     """
     if ":" not in name:
         one_of(key, name, builtin)
         name = builtin[name]
     module, _, attribute = name.partition(":")
+    named = all(part.isidentifier() for part in (*module.split("."), attribute))
+    require(named, key, name, "expected package.module:Class")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
@@ -41,11 +43,15 @@ def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
 def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str, Any], given: Collection[str]) -> dict:
     """The `options` as keyword arguments for `factory`, which also takes the arguments `given` by the program.
 
-    Options are converted to the plain types (int, float, bool, str, or None) that the factory's annotations ask
-    for; other annotations are its owner's business. Raises ConfigError that names `key`.option when the factory
+    Options are converted to the plain types (int, float, bool, str, a Mapping, or None) that the factory's annotations
+    ask for; other annotations are its owner's business. Raises ConfigError that names `key`.option when the factory
     does not take one, lacks one that it needs, or one has the wrong type.
     """
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (TypeError, ValueError, NameError) as error:  # not of Python, or annotated with what is not imported
+        raise ConfigError(f"{key}={label}: its arguments cannot be told ({error})") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in given:
         require(name in parameters or takes_any, key, label, f"its class must take the argument {name}")
@@ -60,7 +66,6 @@ def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise ConfigError(f"{key}.{name}: missing; give it a value")
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     return {
         name: convert(value, hints[name], f"{key}.{name}") if _is_plain(hints.get(name)) else value
         for name, value in options.items()
@@ -69,5 +74,5 @@ def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str
 
 def _is_plain(kind: Any) -> bool:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return all(part in (*PLAIN, types.NoneType) for part in typing.get_args(kind))
-    return kind in PLAIN
+        return all(part is types.NoneType or _is_plain(part) for part in typing.get_args(kind))
+    return (typing.get_origin(kind) or kind) in PLAIN

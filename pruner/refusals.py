@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pruner.checks import ConfigError, one_of, require
 from pruner.combinations import check_combination
-from pruner.config import Choice, Config
+from pruner.config import Choice, Config, expand
 from pruner.data.paths import check_folder
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 
@@ -29,6 +31,7 @@ DRIVERS = (
 
 def check(config: Config) -> None:
     """Raises ConfigError, one line that names the key and what can be used instead, if `config` cannot run."""
+    check_score(config.method)
     check_combination(config.method, config.granularity, config.scope)
     check_model(config.model, config.granularity)
     if config.dataset.name == "imagefolder":
@@ -36,6 +39,35 @@ def check(config: Config) -> None:
     if config.model.name == "torchvision":
         check_arch(config.model.options.get("arch"))
     check_device(config.device)
+    check_place("output_dir", config.output_dir)
+
+
+def check_score(method: Choice) -> None:
+    """Raises ConfigError when a method's score has a list or a mapping for its name."""
+    score: Any = method.options.get("score")
+    name = score.get("name") if isinstance(score, Mapping) else score
+    fits = not isinstance(name, list | Mapping)
+    require(fits, "method.score", score, "give its name, as in method.score.name=magnitude")
+
+
+def check_place(key: str, given: str) -> None:
+    """Raises ConfigError where there can be no folder `given`: a file is in the way, or a name is too long."""
+    path = Path(expand(given))
+    try:
+        nearest = next((folder for folder in (path, *path.parents) if _there(folder)), path)
+        for part in path.parts:  # of those that are not there yet too
+            _there(nearest / part)
+    except OSError as error:
+        raise ConfigError(f"{key}={given}: {error.strerror}") from error
+    require(nearest.is_dir(), key, given, f"{nearest} is not a folder")
+
+
+def _there(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_model(model: Choice, granularity: str) -> None:

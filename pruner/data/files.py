@@ -55,7 +55,11 @@ def read_or_download(published: Published, data_dir: Path) -> dict[str, Tensor]:
     Raises ConfigError when the file is wrong, and when there is neither a file nor a network.
     """
     path = data_dir / f"{published.name}.safetensors"
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise ConfigError(f"data_dir={data_dir}: {error.strerror}") from error
+    if not there:
         _make(published, path)
     return _read(published, path)
 

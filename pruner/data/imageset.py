@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pruner.checks import require
 from pruner.data import ImageData
 
 
@@ -153,8 +154,13 @@ def tensor_data(
 ) -> ImageData:
     """A dataset from uint8 tensors: `train_images` [N, C, H, W], `train_labels` [N], and the same for `test`.
 
-    Mean and standard deviation are those of all the training images, whatever is split off later.
+    Mean and standard deviation are those of all the training images, whatever is split off later. Raises ConfigError
+    for a `crop_padding` that could leave nothing of an image.
     """
+    side = min(tensors["train_images"].shape[2:])
+    require(
+        0 <= crop_padding < side, "dataset.crop_padding", crop_padding, f"from 0 to {side - 1}, below the image's side"
+    )
     mean, std = pixel_statistics(tensors["train_images"])
     train, test = (
         TensorSet(

@@ -17,8 +17,11 @@ def check_folder(root: str) -> tuple[str, ...]:
     Raises ConfigError naming `dataset.root` when a folder is missing or the classes differ.
     """
     top = Path(expand(root))
-    require(top.is_dir(), "dataset.root", root, f"no such folder; {EXPECTED}")
-    train, val = (_classes(root, top, part) for part in ("train", "val"))
+    try:
+        require(top.is_dir(), "dataset.root", root, f"no such folder; {EXPECTED}")
+        train, val = (_classes(root, top, part) for part in ("train", "val"))
+    except OSError as error:
+        raise ConfigError(f"dataset.root={root}: {error.strerror}; {EXPECTED}") from error
     if train != val:
         name = min(set(train) ^ set(val))
         where, other = ("train", "val") if name in train else ("val", "train")

@@ -17,6 +17,7 @@ from pruner.data import ImageData
 from pruner.data.files import Published, read_or_download
 from pruner.data.imageset import tensor_data
 
+MOST_PIXELS = 2**32  # of made-up images, which are floats at first: 16 GiB
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 MNIST_ARCHIVES = tuple(
     f"{name}-ubyte.gz" for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -98,6 +99,8 @@ def synthetic(
     require(2 <= classes <= 256, "dataset.classes", classes, "2 to 256")
     require(test_size >= 1, "dataset.test_size", test_size, "1 or more")
     require(noise >= 0, "dataset.noise", noise, "0 or more")
+    pixels = max(classes, train_size, test_size) * channels * image_size**2
+    require(pixels <= MOST_PIXELS, "dataset", "synthetic", f"{pixels} pixels are too many; at most {MOST_PIXELS}")
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand(classes, channels, image_size, image_size, generator=generator)
     tensors: dict[str, Tensor] = {}

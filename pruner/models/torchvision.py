@@ -76,12 +76,18 @@ def _best_weights(arch: str) -> Any:
 
 
 def _download(arch: str) -> Mapping[str, Tensor]:
-    """torchvision's best weights, from its cache or the network; it brings old files up to date itself."""
+    """torchvision's best weights, from its cache or the network. What is downloaded has the hash that its name says."""
+    best = _best_weights(arch)
     try:
-        return torchvision.models.get_model(arch, weights="DEFAULT", progress=False).state_dict()
+        return best.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are among these
         raise ConfigError(
-            f"model.weights=default: no download ({error}); get {_best_weights(arch).url} and give model.weights=FILE"
+            f"model.weights=default: no download ({error}); get {best.url} and give model.weights=FILE"
+        ) from error
+    except Exception as error:  # damaged files raise nearly anything
+        file = Path(torch.hub.get_dir()) / "checkpoints" / best.url.rpartition("/")[2]
+        raise ConfigError(
+            f"model.weights=default: {file}: cannot be read ({_first_line(error)}); delete it to download it again"
         ) from error
 
 
@@ -96,11 +102,15 @@ def _read(weights: str) -> Mapping[str, Tensor]:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise nearly anything: nine types were seen
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConfigError(f"model.weights={weights}: cannot be read as {path.suffix[1:]} ({reason})") from error
+        kind = path.suffix[1:]
+        raise ConfigError(f"model.weights={weights}: cannot be read as {kind} ({_first_line(error)})") from error
     by_name = isinstance(tensors, Mapping) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
     require(by_name, "model.weights", weights, "expected a file of tensors by name (a state dict) and nothing else")
     return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: str, arch: str) -> None:

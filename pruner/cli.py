@@ -7,8 +7,10 @@ statuses come from them. Nothing here imports torch before the config has been c
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -60,10 +62,20 @@ def _answer(argv: list[str]) -> int:
             if flags.info:
                 hydra.engine.show_info(flags.info, hydra.name, words)
             else:
-                hydra.engine.show_cfg(hydra.name, words, flags.cfg, flags.package, flags.resolve)
+                _show(hydra, words, flags)
         else:
             return _start(hydra, words, flags)
     return 0
+
+
+def _show(hydra: Composer, words: list[str], flags: argparse.Namespace) -> None:
+    """Hydra's --cfg. Raises ConfigError for a package that is not there and an interpolation that leads nowhere."""
+    said = io.StringIO()
+    try:
+        with hydra.translated(words), redirect_stderr(said):
+            hydra.engine.show_cfg(hydra.name, words, flags.cfg, flags.package, flags.resolve)
+    except SystemExit as ended:  # how Hydra answers a wrong package
+        raise ConfigError(said.getvalue()) from ended
 
 
 def _parse_flags(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:

@@ -23,8 +23,12 @@ def user_folder(given: str) -> Path:
 
     Raises ConfigError where there is no such folder.
     """
-    folder = Path(given).expanduser().resolve()
-    if not folder.is_dir():
+    try:
+        folder = Path(given).expanduser().resolve()
+        there = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home of that user, a null character
+        raise ConfigError(f"--config-dir={given}: {error}") from error
+    if not there:
         raise ConfigError(f"--config-dir={given}: no such folder; give one with YAML files, as DIR/method/NAME.yaml")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

@@ -63,7 +63,7 @@ def render(folders: Sequence[Path], torchvision: Iterable[str]) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    lines = (line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#")
+    lines = (line.lstrip("# ").rstrip() for line in path.read_text("utf-8", "replace").splitlines() if line[:1] == "#")
     return next((line for line in lines if not line.startswith("@package")), "(its file begins with no comment)")
 
 

@@ -94,6 +94,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["sparsity='é'"], ["sparsity=é", "number"]),
     (["sparsity=0.8,0.9"], ["sparsity=0.8,0.9", "use -m"]),
     (["--config-dir", "/nowhere"], ["--config-dir=/nowhere", "no such folder"]),
+    (["--config-dir", 300 * "x"], ["--config-dir=x", "too long"]),
+    (["--config-dir", "\0"], ["--config-dir=", "null"]),
+    (["--cfg", "job", "--package", "nosuch"], ["package 'nosuch' not found"]),
+    (["--cfg", "job", "--resolve", "seed=${nosuch}"], ["'nosuch' not found"]),
     (["--config-name", "nosuch"], ["--config-name=nosuch"]),
     (["--config-path", "."], ["--config-path", "--config-dir"]),
     (["--nosuch"], ["--nosuch", "--help"]),
@@ -492,3 +496,10 @@ def test_every_torchvision_name_is_reachable() -> None:
         refusals.check_arch("resnet5")
     for name in torchvision_names():
         refusals.check_arch(name)
+
+
+def test_help_of_a_file_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "latin.yaml").write_bytes("# für Kanäle\nname: gmp\n".encode("latin-1"))
+    assert main(["--config-dir", str(tmp_path / "mine"), "--help"]) == 0
+    assert "latin" in capsys.readouterr().out

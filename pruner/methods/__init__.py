@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pruner.checks import require
 from pruner.config import Choice
 from pruner.options import bind, resolve
 
@@ -27,8 +28,13 @@ BUILTIN = {
 
 
 def find(choice: Choice) -> type[Method]:
-    """The class that `choice` names, built in or a user's. Raises ConfigError when it is not there."""
-    return resolve("method", choice.name, BUILTIN)
+    """The class that `choice` names, built in or a user's. Raises ConfigError when it is not there, or no Method."""
+    from pruner.methods.base import Method  # here, so that help and wrong input are answered without torch
+
+    found = resolve("method", choice.name, BUILTIN)
+    fits = isinstance(found, type) and issubclass(found, Method)
+    require(fits, "method.name", choice.name, "not a class that inherits from pruner.methods.base.Method")
+    return found
 
 
 def create(choice: Choice, setup: Setup) -> Method:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.sparsity import budget as module
+from pruner.sparsity import hard, passes, soft
 from pruner.sparsity.budget import Cost, hard_mask, soft_mask, total_cost
 
 MANY = 2_000_000
-STRIDE = MANY // module._SAMPLE  # the sample that the first guess is made from
+STRIDES = (MANY // hard._SAMPLE, max(soft._STRIDE, MANY // soft._SAMPLE))  # of what the first guesses look at
 
 
 def by_full_sort(scores: Tensor, budget: float, cost: Cost) -> tuple[Tensor, float]:
@@ -59,11 +59,18 @@ def test_it_is_the_prefix_of_a_stable_sort_that_fits(
         assert with_next > budget  # it misses by less than the next unit costs
 
 
+def sampled() -> Tensor:
+    """Which units the first guesses look at, [MANY]."""
+    seen = torch.zeros(MANY, dtype=torch.bool)
+    for stride in STRIDES:
+        seen[::stride] = True
+    return seen
+
+
 def scores_of(kind: str) -> Tensor:
     """Many scores, some of them made to fool a strided sample."""
     normal = torch.randn(MANY, generator=torch.Generator().manual_seed(0))
-    seen = torch.zeros(MANY, dtype=torch.bool)
-    seen[::STRIDE] = True
+    seen = sampled()
     return {
         "normal": lambda: normal,
         "rising": lambda: normal.sort().values,
@@ -105,7 +112,7 @@ def test_many_units_meet_a_broken_budget_at_a_tiny_temperature(kind: str, temper
 def test_many_units_of_different_cost_where_the_sample_holds_the_dear_ones() -> None:
     scores = scores_of("normal")
     cost = torch.randint(1, 9, (MANY,), generator=torch.Generator().manual_seed(1)).float()
-    cost[::STRIDE] = 1e5
+    cost[sampled()] = 1e5
     budget = 0.1 * total_cost(cost, scores)
     mask = soft_mask(scores, budget, cost, 0.05)
     assert float((mask.double() * cost).sum()) == pytest.approx(budget, rel=1e-6)
@@ -115,17 +122,60 @@ def test_many_units_of_different_cost_where_the_sample_holds_the_dear_ones() -> 
     assert torch.equal(hard_mask(scores, budget, cost), expected)
 
 
-def test_a_few_passes_over_the_units_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+def test_a_few_passes_over_the_units_are_enough(monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     passes = []
-    one_pass = module._value_and_slope
+    one_pass = soft.Problem.fill
 
-    def counting(mask: Tensor, cost: Cost) -> tuple[float, float]:
+    def counting(problem: soft.Problem, mask: Tensor, room: Tensor, mu: float) -> tuple[float, float]:
         passes.append(mask.numel())
-        return one_pass(mask, cost)
+        return one_pass(problem, mask, room, mu)
 
-    monkeypatch.setattr(module, "_value_and_slope", counting)
-    soft_mask(scores_of("normal"), MANY / 10, None, 0.01)
-    assert 1 <= passes.count(MANY) <= 4
+    monkeypatch.setattr(soft.Problem, "fill", counting)
+    soft_mask(scores_of("normal"), MANY / 10, None, temperature)
+    assert 1 <= passes.count(MANY) <= 3
+
+
+@pytest.mark.parametrize("n", [1, 4095, 4096 + 3, 2**16, 2**20 + 5])
+@pytest.mark.parametrize("kind", ["constant", "falling over decades", "random"])
+def test_sums_of_pieces_keep_to_the_bound_that_they_state(n: int, kind: str) -> None:
+    values = {
+        "constant": lambda: torch.full((n,), 0.1),
+        "falling over decades": lambda: torch.logspace(0, -9, n),
+        "random": lambda: torch.rand(n, generator=torch.Generator().manual_seed(0)),
+    }[kind]()
+    total = float(values.double().sum())
+    assert float(passes.exact_sum(values)) == pytest.approx(total, rel=1e-14)
+    assert float(passes.close_sum(values)) == pytest.approx(total, rel=4e-7)
+    assert float(passes.close_sum(values.double())) == pytest.approx(total, rel=1e-14)
+
+
+@pytest.mark.parametrize("n", [1, 70_000, 300_001])
+def test_pieces_give_what_whole_tensors_give(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, backward and selection, with and without costs: pieces are memory, not arithmetic."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(n, generator=generator, dtype=torch.float64)
+    weights = torch.randn(n, generator=generator, dtype=torch.float64)
+    prices = torch.randint(1, 50, (n,), generator=generator).double()
+
+    def all_of(cost: Cost) -> list[Tensor]:
+        leaf = scores.clone().requires_grad_()
+        budget = 0.3 * total_cost(cost, leaf)
+        mask = soft_mask(leaf, budget, cost, 0.1)
+        (gradient,) = torch.autograd.grad((mask * weights).sum(), leaf)
+        return [mask.detach(), gradient, hard_mask(scores, budget, cost)]
+
+    in_pieces = [all_of(None), all_of(prices)]
+    monkeypatch.setattr(passes, "_PIECE", n)
+    torch.testing.assert_close(in_pieces, [all_of(None), all_of(prices)], rtol=1e-9, atol=1e-12)
+
+
+def test_the_same_scores_give_the_same_bits() -> None:
+    scores = scores_of("normal").requires_grad_()
+    first, again = (soft_mask(scores, MANY / 10, None, 0.1) for _ in range(2))
+    weights = scores_of("ties")
+    assert torch.equal(first, again)
+    assert torch.equal(*(torch.autograd.grad(mask, scores, weights)[0] for mask in (first, again)))
 
 
 def assert_exact(n: int, keep: int) -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from pruner.sparsity.base import Units
+from pruner.sparsity.base import Group, Units
 from pruner.sparsity.budget import total_cost
 from pruner.sparsity.layers import Layer
 
@@ -50,27 +50,36 @@ class ChannelCost:
         layers: list[Layer],
         ins: dict[str, Tensor],
         outs: dict[str, Tensor],
-        n: int,
+        groups: list[Group],
         budget: str,
         device: torch.device,
     ):
-        """`ins` and `outs` give the unit of every channel of a layer, n where it always stays."""
-        shape = (len(layers), n + 1)
-        self.out_counts = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.in_counts = torch.zeros(shape, dtype=torch.float64, device=device)
+        """`ins` and `outs` give the unit of every channel of a layer, n where it always stays.
+
+        The `groups` cover the units 0..n-1 in order. Layers use all units of a group alike, so that it is enough to
+        know how much of each group is kept.
+        """
+        sizes = [group.size for group in groups] + [1]  # at the end what always stays
+        n = sum(sizes) - 1
+        self.sizes = torch.tensor(sizes, device=device)
+        firsts = torch.tensor([group.start for group in groups] + [n])
+        shape = (len(layers), len(sizes))
+        out_counts, in_counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         worth = []
         for row, layer in enumerate(layers):
             unit_cost = layer.positions if budget == "macs" else 1
             worth.append(unit_cost * layer.size / (layer.shape[0] * layer.shape[1]))
-            self.out_counts[row] = torch.bincount(outs[layer.name], minlength=n + 1)
+            out_counts[row] = torch.bincount(outs[layer.name].cpu(), minlength=n + 1)[firsts]
             if layer.shape[1] == 1 and layer.groups > 1:
-                self.in_counts[row, n] = 1
+                in_counts[row, -1] = 1
             else:
-                self.in_counts[row] = torch.bincount(ins[layer.name], minlength=n + 1)
+                in_counts[row] = torch.bincount(ins[layer.name].cpu(), minlength=n + 1)[firsts]
                 worth[-1] /= layer.groups
+        self.out_counts, self.in_counts = out_counts.to(device), in_counts.to(device)
         self.worth = torch.tensor(worth, dtype=torch.float64, device=device)
 
     def __call__(self, mask: Tensor) -> Tensor:
         """The cost, a float64 scalar, of a mask [n] in float64."""
         padded = torch.cat([mask, mask.new_ones(1)])
-        return (self.worth * (self.out_counts @ padded) * (self.in_counts @ padded)).sum()
+        kept = torch.segment_reduce(padded, "sum", lengths=self.sizes, unsafe=True)  # of each group
+        return (self.worth * (self.out_counts @ kept) * (self.in_counts @ kept)).sum()

@@ -64,7 +64,7 @@ class FilterUnits(Units):
 
     def cost(self, budget: str) -> Cost:
         prunable = [layer for layer in self.layers if layer.prunable]
-        return ChannelCost(prunable, self._ins, self._outs, self.n, budget, self.device)
+        return ChannelCost(prunable, self._ins, self._outs, self.groups, budget, self.device)
 
     def sum_over(self, values: Parameters) -> Tensor:
         total = torch.zeros(self.n + 1, device=self.device)

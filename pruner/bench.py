@@ -13,7 +13,7 @@ from torch import nn
 import pruner.data
 import pruner.methods
 import pruner.models
-from pruner.checkpoint import Checkpoint
+from pruner.checkpoint import Checkpoint, Saver
 from pruner.checks import ConfigError
 from pruner.config import Config, expand
 from pruner.data import ImageData, ImageSet
@@ -21,7 +21,7 @@ from pruner.device import pick_device
 from pruner.methods.base import Method, Setup
 from pruner.report import report, seconds
 from pruner.results.row import Row
-from pruner.results.store import DenseStore
+from pruner.results.store import FORMAT, DenseStore
 from pruner.seeds import derive, generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
@@ -95,27 +95,34 @@ def dense_network(bench: Bench) -> Row:
         found = store.load()
         if found:
             model.load_state_dict(found[0])
+            store.tidy(done=True)
             log.info("dense network loaded from %s: accuracy %.2f", store.path, found[1]["accuracy"])
             return found[1]
+        store.tidy(done=False)
         store.write_config(config.dense_identity())
-        checkpoint = Checkpoint(store.path / "checkpoint")
+        checkpoint = Checkpoint(store.checkpoint)
         network = MaskedModel(model, bench.allocation.units)
         trainer = Trainer(network, bench.data.train, config.recipe, "dense", config.seed)
-        state = checkpoint.load()
-        if state:
-            model.load_state_dict(state["model"])
-            trainer.load_state_dict(state["trainer"])
-        epochs: list[Epoch] = state.get("epochs", [])
+        epochs: list[Epoch] = []
+        if state := checkpoint.load():
+            with checkpoint.put_in_place():
+                model.load_state_dict(state["model"])
+                trainer.load_state_dict(state["trainer"])
+                epochs = state["epochs"]
 
         def finished(numbers: Epoch) -> None:
+            store.check()
             epochs.append(report(numbers, trainer.settings.epochs))
             store.write_epochs(epochs)
-            checkpoint.save({"epochs": epochs, "model": model.state_dict(), "trainer": trainer.state_dict()})
 
-        trainer.run(finished)
+        def now() -> dict[str, Any]:
+            return {"epochs": epochs, "model": model.state_dict(), "trainer": trainer.state_dict()}
+
+        trainer.run(finished, Saver(checkpoint, now, config.checkpoint_minutes))
         accuracy: Accuracy = bench.evaluate(model)
         info: dict[str, Any] = {"accuracy": accuracy.top1, "accuracy_top5": accuracy.top5}
         info["seconds"] = seconds(epochs, "dense")
-        store.save(model.state_dict(), info)
-        checkpoint.remove()
+        store.check()
+        store.save(model.state_dict(), {**info, "format": FORMAT, **checkpoint.versions})
+        store.tidy(done=True)
         return info

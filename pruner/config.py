@@ -25,7 +25,9 @@ MOST_THREADS = 4096  # more than any machine has cores; too many end the process
 # Keys that a run may do without: unused, they stay out of its identity.
 OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
-INCIDENTAL = ("device", "data_dir", "output_dir", "threads", "latency_batch", "dataset.options.workers")
+INCIDENTAL = (
+    "device", "data_dir", "output_dir", "threads", "latency_batch", "checkpoint_minutes", "dataset.options.workers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class Config:
     device: str = "auto"
     threads: int = 0
     latency_batch: int = 1
+    checkpoint_minutes: float = 10.0
     data_dir: str = "data"
     output_dir: str = "outputs"
 
@@ -199,8 +202,11 @@ class Config:
             require(
                 given, "sparsity", self.sparsity, f"granularity=nm sets it: {pattern}; leave it out, or change nm.n"
             )
-        require(0 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}; 0: torch decides")
+        require(
+            0 <= self.threads <= MOST_THREADS, "threads", self.threads, f"from 1 to {MOST_THREADS}; 0: torch decides"
+        )
         require(self.latency_batch >= 1, "latency_batch", self.latency_batch, "1 or more images")
+        require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "above 0")
 
     @property
     def run_id(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pruner.checks import ConfigError
@@ -13,6 +13,7 @@ from pruner.config import Config, expand
 from pruner.results.console import already_done, in_one_line, summary
 from pruner.results.row import Row, one_line
 from pruner.results.store import Held, RunFolder
+from pruner.stopping import endings_raise
 
 log = logging.getLogger("pruner")
 
@@ -29,8 +30,10 @@ def execute(config: Config, cell: str = "", wait: bool = True) -> int:
     folder = RunFolder(Path(expand(config.output_dir)) / config.run_id)
     row = folder.finished()
     before = row is not None
-    if row is None:
-        with console_log():
+    if row is not None:
+        folder.tidy_if_left()
+    else:
+        with console_log(), endings_raise():
             try:
                 row, before = _perform(config, folder, wait)
             except Held:
@@ -60,48 +63,83 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
         if found := folder.finished():
             return found, True
         with file_log(folder.log):
-            log.info("%s", folder.path)
             try:
+                log.info("%s", folder.path)
                 row = run.run(bench, folder)
             except ConfigError:
                 raise
+            except (KeyboardInterrupt, SystemExit):
+                log.info("stopped; the same command goes on from what is saved")
+                raise
             except Exception as error:
                 return _failed(config, folder, error), False
-        with folder.log.open("a", encoding="utf-8") as stream:
-            stream.write(f"{summary(row, folder.path)}\n")
+        try:
+            with folder.log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{summary(row, folder.path)}\n")
+        except OSError as error:  # the row is there, and that is what counts
+            log.warning("the summary is not in run.log: %s", one_line(error))
         return row, False
 
 
 def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
-    """The row of a run that `error` ended: whatever went wrong belongs there, and its traceback in run.log."""
+    """The row of a run that `error` ended: whatever went wrong belongs there, and its traceback in run.log.
+
+    Where the disk is what went wrong there may be no room for them, or no folder, which is not made anew.
+    """
     from pruner import report
 
-    log.error("the run failed", exc_info=error)
     text = one_line(f"{type(error).__name__}: {error}")
     row = {**report.identity_columns(config), "status": "failed", "error": text}
-    folder.write_result(row)
+    try:
+        if folder.path.exists():
+            folder.write_result(row)
+        log.error("the run failed: %s", text, exc_info=error)
+    except OSError as trouble:
+        print(one_line(f"the run failed: {text}; this is not in its folder: {trouble}"), file=sys.stderr, flush=True)
     return row
 
 
 @contextmanager
 def console_log() -> Iterator[None]:
     """What happens goes to stderr, line by line, so that stdout holds the results alone."""
-    with handler(logging.StreamHandler(sys.stderr), "%(message)s"):
+    with handler(logging.StreamHandler(sys.stderr), Message()):
         yield
 
 
 @contextmanager
 def file_log(path: Path) -> Iterator[None]:
-    """What the console says goes to `path` as well, with tracebacks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with handler(logging.FileHandler(path, encoding="utf-8"), "%(asctime)s %(message)s"):
+    """What the console says goes to `path` as well, with tracebacks. Raises ConfigError where it cannot."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to = RunLog(path, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(one_line(f"{path}: cannot be written ({error.strerror})")) from error
+    with handler(to, logging.Formatter("%(asctime)s %(message)s")):
         yield
 
 
+class RunLog(logging.FileHandler):
+    """A file for which there is room, or the run stops."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # what failed: logging calls this where it has caught it
+
+    def close(self) -> None:
+        with suppress(OSError):  # raised already, when the message came for which there was no room
+            super().close()
+
+
+class Message(logging.Formatter):
+    """One line for each message; tracebacks are for run.log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage()
+
+
 @contextmanager
-def handler(to: logging.Handler, form: str) -> Iterator[None]:
+def handler(to: logging.Handler, form: logging.Formatter) -> Iterator[None]:
     """Sends the program's log to one more place."""
-    to.setFormatter(logging.Formatter(form))
+    to.setFormatter(form)
     log.addHandler(to)
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruner.bench import Bench, dense_network, prepare
-from pruner.checkpoint import Checkpoint
 from pruner.checks import ConfigError
+from pruner.diary import Diary
 from pruner.latency import latencies
 from pruner.methods.base import Method
 from pruner.networks import save_model
 from pruner.removal import without
-from pruner.report import description, identity_columns, report, seconds, warn_undecided
+from pruner.report import description, identity_columns, seconds, warn_undecided
 from pruner.results.row import Row
 from pruner.results.store import RunFolder, commit_of
 from pruner.sparsity.counts import count, revived
@@ -44,77 +42,46 @@ class Pruned:
     measures: dict[str, dict[str, float]]
 
 
-@dataclass
-class Journal:
-    """The epochs of a run so far; of each epoch of pruning what it would keep of each group, and its soft masks."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    ratios: list[dict[str, Any]] = field(default_factory=list)
-    masks: list[dict[str, Any]] = field(default_factory=list)
-
-
 def run(bench: Bench, folder: RunFolder) -> Row:
     """Takes the bench's untrained model through all phases; leaves the run's files in its folder, gives its row.
 
-    A run that was interrupted goes on after its last whole epoch.
+    A run that was interrupted goes on from the state that was saved last.
     """
+    folder.tidy(done=False)
     folder.write_config(bench.config.to_dict())
     dense = dense_network(bench)
-    checkpoint = Checkpoint(folder.checkpoint)
-    state = checkpoint.load()
-    journal = Journal(**state["journal"]) if state else Journal()
+    diary = Diary(bench, folder)
     network = bench.network()
-
-    def keep(trainer: Trainer, more: Callable[[], dict[str, Any]]) -> Callable[[Epoch], None]:
-        def finished(numbers: Epoch) -> None:
-            journal.epochs.append(report(numbers, trainer.settings.epochs))
-            folder.write_epochs(journal.epochs)
-            folder.write_ratios(journal.ratios)
-            folder.write_masks(journal.masks)
-            saved = {"phase": trainer.name, "journal": asdict(journal), "model": bench.model.state_dict()}
-            checkpoint.save({**saved, "trainer": trainer.state_dict(), **more()})
-
-        return finished
-
-    if state.get("phase") == "finetune":
-        bench.model.load_state_dict(state["model"])
-        pruned = Pruned(**{**state["pruned"], "hard": state["pruned"]["hard"].to(bench.device)})
-        network.fix(pruned.hard)
-    else:
-        pruned = prune(bench, network, state, journal, keep)
-        state = {}
-    finetune(bench, network, state, pruned, keep)
-    row = {**evaluate(bench, folder, pruned), **timing(journal, dense)}
+    pruned = None if diary.phase == "finetune" else prune(bench, network, diary)
+    pruned = finetune(bench, network, pruned, diary)
+    folder.check()
+    row = {**evaluate(bench, folder, pruned), **timing(diary.epochs, dense), **made_with(diary.checkpoint.versions)}
     folder.write_result(row)
-    checkpoint.remove()
+    folder.tidy(done=True)
     return row
 
 
-Keep = Callable[[Trainer, Callable[[], dict[str, Any]]], Callable[[Epoch], None]]
-
-
-def prune(bench: Bench, network: MaskedModel, state: dict[str, Any], journal: Journal, keep: Keep) -> Pruned:
+def prune(bench: Bench, network: MaskedModel, diary: Diary) -> Pruned:
     """Trains weights and soft masks together while the method drives the masks to the budget; then hardens them."""
     method, images = bench.method()
     trainer = Trainer(network, images, bench.config.recipe, "prune", bench.config.seed, method)
-    if state:
-        bench.model.load_state_dict(state["model"])
-        method.load_state_dict(state["method"])
-        method.setup.generator.set_state(state["generator"])
-        trainer.load_state_dict(state["trainer"])
+    if diary.phase == "prune":
+        with diary.checkpoint.put_in_place():
+            diary.restore(trainer)
+            method.load_state_dict(diary.state["method"])
+            method.setup.generator.set_state(diary.state["generator"])
     else:
         method.begin()
-    finished = keep(trainer, lambda: {"method": method.state_dict(), "generator": method.setup.generator.get_state()})
 
-    def watched(numbers: Epoch) -> None:
+    def watch(numbers: Epoch) -> Epoch:
         groups = zip(bench.allocation.units.groups, method.keep_ratios().tolist(), strict=True)
-        journal.ratios.extend(
-            {"epoch": numbers["epoch"], "group": group.name, "keep": ratio} for group, ratio in groups
-        )
-        journal.masks.extend({"epoch": numbers["epoch"], **bar} for bar in histogram(network.mask))
-        finished({**numbers, "gap": gap(bench, network, method)})
+        diary.ratios.extend({"epoch": numbers["epoch"], "group": group.name, "keep": ratio} for group, ratio in groups)
+        diary.masks.extend({"epoch": numbers["epoch"], **bar} for bar in histogram(network.mask))
+        return {**numbers, "gap": gap(bench, network, method)}
 
-    trainer.run(watched)
+    diary.train(
+        trainer, lambda: {"method": method.state_dict(), "generator": method.setup.generator.get_state()}, watch
+    )
     soft = method.final_mask().detach()
     network.gate(soft)
     soft_accuracy = bench.evaluate(network).top1
@@ -125,15 +92,23 @@ def prune(bench: Bench, network: MaskedModel, state: dict[str, Any], journal: Jo
     return Pruned(hard, soft_accuracy, bench.evaluate(network).top1, method.measures())
 
 
-def finetune(bench: Bench, network: MaskedModel, state: dict[str, Any], pruned: Pruned, keep: Keep) -> None:
-    """Trains the weights that are left, under the fixed masks. Raises TrainingError if a pruned one comes back."""
+def finetune(bench: Bench, network: MaskedModel, pruned: Pruned | None, diary: Diary) -> Pruned:
+    """Trains the weights that are left, under the fixed masks; gives `pruned`, or what the diary has of it.
+
+    Raises TrainingError if a pruned weight comes back.
+    """
     trainer = Trainer(network, bench.data.train, bench.config.recipe, "finetune", bench.config.seed)
-    if state:
-        trainer.load_state_dict(state["trainer"])
-    trainer.run(keep(trainer, lambda: {"pruned": vars(pruned)}))
+    if pruned is None:
+        with diary.checkpoint.put_in_place():
+            diary.restore(trainer)
+            pruned = Pruned(**{**diary.state["pruned"], "hard": diary.state["pruned"]["hard"].to(bench.device)})
+            network.fix(pruned.hard)
+    kept = vars(pruned)
+    diary.train(trainer, lambda: {"pruned": kept})
     network.bake()
     if leaks := revived(bench.model, bench.allocation.units, pruned.hard):
         raise TrainingError(f"pruned weights came back to life in {', '.join(leaks)}")
+    return pruned
 
 
 def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
@@ -158,7 +133,6 @@ def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
         **speed(bench, hard),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type,
         "threads": torch.get_num_threads(),
-        "torch_version": torch.__version__,
         "commit": commit_of(),
     }
 
@@ -183,14 +157,19 @@ def histogram(mask: Tensor) -> list[dict[str, float]]:
     return [{"bin_low": i / BINS, "bin_high": (i + 1) / BINS, "count": n} for i, n in enumerate(counts)]
 
 
-def timing(journal: Journal, dense: Row) -> Row:
+def timing(epochs: list[Epoch], dense: Row) -> Row:
     """The columns of the dense network, and of the time that each phase took."""
     return {
         "dense_accuracy": dense["accuracy"],
         "dense_seconds": dense["seconds"],
-        "prune_seconds": seconds(journal.epochs, "prune"),
-        "finetune_seconds": seconds(journal.epochs, "finetune"),
+        "prune_seconds": seconds(epochs, "prune"),
+        "finetune_seconds": seconds(epochs, "finetune"),
     }
+
+
+def made_with(versions: dict[str, str]) -> Row:
+    """The columns of versions; of several where the run went on under another one."""
+    return {f"{name}_version": version for name, version in versions.items()}
 
 
 def gap(bench: Bench, network: MaskedModel, method: Method) -> float:

@@ -33,6 +33,7 @@ from pruner.launchers import cores_here, share
 from pruner.refusals import cuda_devices
 from pruner.results.console import closing, in_one_line
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
+from pruner.stopping import endings_raise
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,19 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
     OmegaConf.set_readonly(master.hydra, False)
     master.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # for processes that start elsewhere
     text = {"words": list(words), "cells": {cell.name: str(cell.folder.path) for cell in cells}}
-    write_atomically(folder / "sweep.yaml", yaml.safe_dump(text, sort_keys=False, allow_unicode=True).encode())
-    outcomes: dict[int, tuple[int, str]] = {}
     try:
-        for cell, outcome in _launched(hydra, master, cells, user):
-            outcomes[cell.number] = outcome
-    finally:
-        _close(cells, {number: error for number, (_, error) in outcomes.items() if error}, folder)
-    return max((status for status, _ in outcomes.values()), default=0)
+        write_atomically(folder / "sweep.yaml", yaml.safe_dump(text, sort_keys=False, allow_unicode=True).encode())
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror})") from error
+    outcomes: dict[int, tuple[int, str]] = {}
+    gathered = 0
+    with endings_raise():
+        try:
+            for cell, outcome in _launched(hydra, master, cells, user):
+                outcomes[cell.number] = outcome
+        finally:
+            gathered = _close(cells, {number: error for number, (_, error) in outcomes.items() if error}, folder)
+    return max((gathered, *(status for status, _ in outcomes.values())))
 
 
 def _launched(
@@ -108,6 +114,7 @@ def _launched(
     left = []
     for cell in cells:
         if row := cell.folder.finished():
+            cell.folder.tidy_if_left()
             print(in_one_line(cell.name, row, before=True), flush=True)
         else:
             left.append(cell)
@@ -155,14 +162,18 @@ def _outcome(job: JobReturn) -> tuple[int, str]:
         return 1, one_line(f"{type(error).__name__}: {error}")
 
 
-def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> None:
-    """Gathers the rows that are there into results.csv; prints their tables, and what went wrong."""
+def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
+    """Gathers the rows that are there into results.csv; prints their tables, and what went wrong. 1: no results.csv."""
     from pruner.results import compare
 
     rows = {cell.number: row for cell in cells if (row := cell.folder.row())}
-    results = folder / "results.csv"
-    if rows:
-        write_table(results, COLUMNS, rows.values())
+    results: Path | None = folder / "results.csv" if rows else None
+    if results:
+        try:
+            write_table(results, COLUMNS, rows.values())
+        except OSError as error:
+            print(f"pruner: {results}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
+            results = None
         print()
         compare.main([str(cell.folder.result) for cell in cells if cell.number in rows])
         print()
@@ -174,7 +185,8 @@ def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> None:
         elif not row and cell.number in errors:
             wrong.append(f"failed: {cell.name}: {errors[cell.number]}")
     done = sum(row["status"] == "done" for row in rows.values())
-    print(closing(len(cells), done, wrong, results if rows else None), flush=True)
+    print(closing(len(cells), done, wrong, results), flush=True)
+    return int(bool(rows) and results is None)
 
 
 def _by_another_sweeper(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bool) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pruner.config import Phase, Recipe
+from pruner.checkpoint import Saver
+from pruner.config import Recipe
 from pruner.data import ImageSet
 from pruner.device import autocast
 from pruner.methods.base import Method
+from pruner.optimizing import learning_rate, make_optimizer
 from pruner.seeds import derive
 from pruner.sparsity.masked import MaskedModel
+from pruner.stopping import Signals
 
+# On a GPU the loss is looked at after so many steps, since each look waits for the device; on a CPU after each.
+STEPS_UNSEEN = 50
 Epoch = dict[str, Any]
 
 
@@ -35,32 +40,8 @@ class Accuracy:
     top5: float
 
 
-def learning_rate(phase: Phase, progress: float) -> float:
-    """The rate at `progress` in [0, 1) of the phase: a linear warm-up, then the phase's schedule."""
-    if progress < phase.warmup:
-        return phase.lr * progress / phase.warmup
-    if phase.schedule == "step":
-        return phase.lr * 0.1 ** sum(progress * phase.epochs >= epoch for epoch in phase.milestones)
-    rest = (progress - phase.warmup) / (1 - phase.warmup)
-    factors = {"constant": 1.0, "linear": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
-    return phase.lr * factors[phase.schedule]
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of the weights; every parameter decays alike, as in the papers' protocols."""
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-    )
-
-
 class Trainer:
-    """One phase of a run, epoch by epoch. Its state can be saved between epochs.
+    """One phase of a run, step by step. Its state can be saved between any two steps.
 
     Everything random in an epoch comes from the run's seed, the phase and the epoch's number, so a phase gives the
     same result whether what came before was trained now, loaded or continued.
@@ -84,43 +65,112 @@ class Trainer:
             self.optimizers.append(own)
         self.steps = images.steps(recipe.batch_size)
         self.epoch = 0  # epochs done
+        # Of the epoch under way: steps done; loss, correct and examples summed over them, and how many of them, from
+        # the first on, had a finite loss; the seconds that they took; and the generators, where a state was loaded.
+        self.step, self.seconds = 0, 0.0
+        self.totals = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self._generators: list[Tensor] = []
 
-    def run(self, finished: Callable[[Epoch], None]) -> None:
-        """Trains the epochs that are left; `finished` gets the numbers of each (EPOCH_COLUMNS) when it ends.
+    def run(self, finished: Callable[[Epoch], None], saver: Saver | None = None) -> None:
+        """Trains what is left of the phase; `finished` gets the numbers of each epoch (EPOCH_COLUMNS) when it ends.
 
-        Raises TrainingError when the loss is no longer finite.
+        `saver` saves the state when it is due, and when a signal came that asks to stop, which is then let through.
+        Raises TrainingError when the loss or a weight is no longer finite; such a state is not saved.
         """
-        while self.epoch < self.settings.epochs:
-            numbers = self._train_epoch()
-            self.epoch += 1
-            finished(numbers)
+        with Signals() as signals:
+            while self.epoch < self.settings.epochs:
+                self._train_epoch(lambda: self._pause(saver, signals, within=True))
+                numbers = self._numbers()
+                self.epoch += 1
+                self.step, self.seconds = 0, 0.0
+                self.totals.zero_()
+                finished(numbers)
+                self._pause(saver, signals, within=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a later process needs to go on after this epoch, beside the network and the method themselves."""
-        return {"epoch": self.epoch, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        """What a later process needs to go on after this step, beside the network and the method themselves."""
+        generators = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            generators.append(torch.cuda.get_rng_state(self.device))
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "totals": self.totals,
+            "generators": generators,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state that `state_dict` gave."""
-        self.epoch = state["epoch"]
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.totals.copy_(state["totals"])
+        self._generators = state["generators"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
-    def _train_epoch(self) -> Epoch:
-        start = time.perf_counter()
+    def _train_epoch(self, between: Callable[[], None]) -> None:
+        """Trains the steps that are left of this epoch; calls `between` between two steps."""
+        start = time.perf_counter() - self.seconds
         seed = derive(self.seed, self.name, self.epoch)
         torch.manual_seed(seed)  # dropout, and whatever a method draws in a step
         self.network.train()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, examples
-        batches = self.images.batches(self.recipe.batch_size, seed=seed, augment=True)
-        for index, (x, y) in enumerate(self._bar(batches)):
-            totals += self._step(self.epoch * self.steps + index, x, y)
-        loss, correct, count = totals.tolist()
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss / count} in phase {self.name}, epoch {self.epoch + 1}")
+        batches = iter(self.images.batches(self.recipe.batch_size, seed=seed, augment=True))
+        for _ in islice(batches, self.step):  # trained on before this process began
+            pass
+        if self.step:
+            self._restore_generators()
+        every = 1 if self.device.type == "cpu" else STEPS_UNSEEN
+        for x, y in self._bar(batches):
+            totals = self._step(self.epoch * self.steps + self.step, x, y)
+            unbroken = totals[:1].isfinite() & (self.totals[3:] == self.step)
+            self.totals += torch.cat([totals, unbroken.double()])
+            self.step += 1
+            if self.step % every == 0:
+                self._check_loss()
+            self.seconds = time.perf_counter() - start
+            if self.step < self.steps:
+                between()
+        self._check_loss()
+        self._check_weights()
+        self.seconds = time.perf_counter() - start  # on a GPU the checks have waited for the last step
+
+    def _restore_generators(self) -> None:
+        torch.set_rng_state(self._generators[0])
+        if self.device.type == "cuda" and len(self._generators) > 1:  # begun on a CPU, it draws other numbers anyway
+            torch.cuda.set_rng_state(self._generators[1], self.device)
+
+    def _pause(self, saver: Saver | None, signals: Signals, within: bool) -> None:
+        if saver and (signals.came or saver.due(within)):
+            self._check_loss()
+            self._check_weights()
+            saver.save()
+        signals.let_through()
+
+    def _check_loss(self) -> None:
+        loss, _, _, unbroken = self.totals.tolist()
+        if unbroken < self.step:
+            raise TrainingError(f"the loss is {loss} {self._where(int(unbroken) + 1)}")
+
+    def _check_weights(self) -> None:
+        """Raises TrainingError for a NaN or an infinity in the network, or a NaN in what the method trains."""
+        for name, values in self.network.model.state_dict().items():
+            if not bool(values.isfinite().all()):
+                raise TrainingError(f"{name} is no longer finite {self._where(self.step)}")
+        for name, values in self.method.named_parameters() if self.method else ():
+            if bool(values.isnan().any()):
+                raise TrainingError(f"the method's {name} is no longer a number {self._where(self.step)}")
+
+    def _where(self, step: int) -> str:
+        return f"in phase {self.name}, epoch {self.epoch + 1}, step {step}"
+
+    def _numbers(self) -> Epoch:
+        """What there is to say of the epoch that ended."""
+        loss, correct, count, _ = self.totals.tolist()
         return {
             "phase": self.name,
             "epoch": self.epoch + 1,
-            "seconds": time.perf_counter() - start,
+            "seconds": self.seconds,
             "lr": self.optimizers[0].param_groups[0]["lr"],
             "loss": loss / count,
             "train_accuracy": 100 * correct / count,
@@ -152,7 +202,7 @@ class Trainer:
     def _bar(self, batches: Any) -> Any:
         """A progress bar, on a terminal only."""
         title = f"{self.name} {self.epoch + 1}/{self.settings.epochs}"
-        return tqdm(batches, total=self.steps, desc=title, leave=False, disable=None)
+        return tqdm(batches, initial=self.step, total=self.steps, desc=title, leave=False, disable=None)
 
 
 def mask_numbers(mask: Tensor, method: Method) -> dict[str, float]:

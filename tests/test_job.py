@@ -80,7 +80,7 @@ class Fails(OneShot):
     ("how", "error"),
     [
         ("raise", "RuntimeError: the first line and the second"),
-        ("nan", "TrainingError: the loss is nan in phase prune, epoch 1"),
+        ("nan", "TrainingError: the loss is nan in phase prune, epoch 1, step 2"),
     ],
 )
 def test_a_failed_run_leaves_a_row_and_runs_again(

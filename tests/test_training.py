@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruner.bench import prepare
 from pruner.checkpoint import Checkpoint
 from pruner.config import Config, Phase, Recipe
 from pruner.data.imageset import tensor_data
 from pruner.methods.base import Method
+from pruner.optimizing import learning_rate, make_optimizer
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
-from pruner.training import Trainer, TrainingError, evaluate, learning_rate, make_optimizer
+from pruner.training import Trainer, evaluate
+from tests.toy_training import Constant, trainer_of
 
 
 @pytest.mark.parametrize(
@@ -75,17 +76,6 @@ def test_optimizers() -> None:
     assert isinstance(adam, torch.optim.Adam) and adam.param_groups[0]["weight_decay"] == 0.01
 
 
-class Constant(nn.Module):
-    """Says class 0 for every image, as sure as `logit`."""
-
-    def __init__(self, classes: int, logit: float = 1.0) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor([logit] + [0.0] * (classes - 1)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.logits.expand(len(images), -1)
-
-
 def test_accuracy_is_a_mean_over_examples() -> None:
     """Nine images in batches of four: the single one in the last batch counts as much as the others."""
     labels = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 0])
@@ -111,32 +101,6 @@ def test_top5_counts_the_five_best() -> None:
     assert (evaluate(model, test, 3, "float32").top1, evaluate(model, test, 3, "float32").top5) == (12.5, 62.5)
 
 
-class Uneven:
-    """An ImageSet of a batch of three images of class 0 and a batch of one of class 1."""
-
-    shape = (1, 1, 1)
-
-    def __len__(self) -> int:
-        return 4
-
-    def steps(self, batch_size: int) -> int:
-        return 2
-
-    def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for count, label in ((3, 0), (1, 1)):
-            yield torch.zeros(count, 1, 1, 1), torch.full((count,), label)
-
-    def split(self, share: float, seed: int) -> tuple[Uneven, Uneven]:
-        raise NotImplementedError
-
-
-def trainer_of(model: nn.Module, recipe: Recipe) -> Trainer:
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    return Trainer(MaskedModel(model, make_units(layers, (1, 1, 1), "weight")), Uneven(), recipe, "dense", 0)
-
-
 def test_loss_is_a_mean_over_examples() -> None:
     lines: list[dict[str, Any]] = []
     recipe = Recipe("r", 3, dense_epochs=1, dense_lr=1e-30)  # so small that nothing moves
@@ -144,14 +108,6 @@ def test_loss_is_a_mean_over_examples() -> None:
     right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
     assert lines[0]["loss"] == pytest.approx((3 * right + wrong) / 4, rel=1e-6)
     assert lines[0]["train_accuracy"] == 75
-
-
-def test_a_loss_that_is_not_finite_stops_the_phase() -> None:
-    recipe = Recipe("r", 3, dense_epochs=2)
-    lines: list[dict[str, Any]] = []
-    with pytest.raises(TrainingError, match="nan in phase dense, epoch 1"):
-        trainer_of(Constant(2, logit=math.nan), recipe).run(lines.append)
-    assert lines == []
 
 
 def pieces(config: Config) -> tuple[Trainer, nn.Module, Method]:

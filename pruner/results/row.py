@@ -11,12 +11,14 @@ import io
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pruner.checks import ConfigError
 
 Row = dict[str, Any]
+HALF_WRITTEN = ".tmp"  # how the hidden files end that a killed process leaves
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -41,7 +43,9 @@ MASK_COLUMNS = names("epoch bin_low bin_high count")  # how many units had a mas
 LAYER_COLUMNS = names("""
     layer granularity units_total units_kept params_total params_kept macs_total macs_kept confidence diversity
 """)
-# Every other column holds numbers.
+# Every other column holds numbers, and these, or what ends like this, whole ones.
+WHOLE = names("seed quant_bits size_bytes threads epoch count")
+WHOLE_ENDS = names("_total _kept _epochs")
 TEXT = names("""
     status error method dataset model granularity scope budget device precision torch_version pruner_version commit
     run_id phase layer group
@@ -49,24 +53,39 @@ TEXT = names("""
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Puts `data` at `path` whole or not at all, also when the process is killed; makes missing folders.
+    """Puts `data` at `path` whole or not at all, also when the process is killed or the power fails; makes folders.
 
     The bytes go to a hidden file beside `path` that then takes its place. On an error the hidden file is
-    removed, what was at `path` stays, and the error goes on.
+    removed, what was at `path` stays, and the error goes on; an OSError names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not the tempfile module: its files cannot be read by anyone else, and results are shared.
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}{HALF_WRITTEN}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with hidden.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(hidden, path)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
+        _sync_folder(path.parent)  # what is written next must not be there without this
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        with suppress(OSError):  # it is the first error that matters
+            hidden.unlink()
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder as lasting as the files are."""
+    if os.name != "posix":  # elsewhere folders cannot be opened
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -140,10 +159,12 @@ def _value(name: str, cell: str) -> str | int | float | None:
     if name in TEXT:
         return cell
     try:
-        return int(cell)
-    except ValueError:
-        pass
-    try:
-        return float(cell)
+        number = float(cell)
     except ValueError as error:
         raise ValueError(f"{name}={cell}: expected a number") from error
+    if (name in WHOLE or name.endswith(WHOLE_ENDS)) and not number.is_integer():
+        raise ValueError(f"{name}={cell}: expected a whole number")
+    try:
+        return int(cell) if abs(number) < 2**63 else number
+    except ValueError:  # with a point or an exponent
+        return number

@@ -7,20 +7,23 @@ written or read.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from pruner.checks import ConfigError
+from pruner.results.locking import Held, locked
 from pruner.results.row import (
     EPOCH_COLUMNS,
+    HALF_WRITTEN,
     LAYER_COLUMNS,
     MASK_COLUMNS,
     RATIO_COLUMNS,
@@ -40,8 +43,7 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-class Held(Exception):
-    """Another process works on a folder."""
+FORMAT = 1  # of a dense network's two files: raised when what was saved before would be misread
 
 
 class Folder:
@@ -52,28 +54,15 @@ class Folder:
         self.config = self.path / "config.yaml"
         self.epochs = self.path / "epochs.csv"
         self.model = self.path / "model.safetensors"
+        self.checkpoint = self.path / "checkpoint"
         self._lock_file = self.path.with_name(f".{self.path.name}.lock")
 
-    @contextmanager
-    def lock(self, wait: bool = True) -> Iterator[None]:
+    def lock(self, wait: bool = True) -> AbstractContextManager[None]:
         """Waits until no other process works on this folder, then keeps others out. Without `wait` raises Held.
 
-        The operating system releases the lock when its holder ends, however it ends. The (empty) lock file
-        lies beside the folder, hidden, and stays. Not reentrant.
+        The (empty) lock file lies beside the folder, hidden, and stays. See `locking`. Raises ConfigError.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock_file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as held:
-            if not wait:
-                raise Held(str(self.path)) from held
-            log.info("waiting for the process that works on %s", self.path)
-            lock.acquire(poll_interval=0.2)
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path, self._lock_file, wait)
 
     def held(self) -> bool:
         """Whether a process works on this folder now. Writes nothing."""
@@ -84,6 +73,26 @@ class Folder:
                 return False
         except Held:
             return True
+
+    def tidy(self, done: bool) -> None:
+        """Removes half-written files of killed processes, and the checkpoint of what is `done`. Needs the lock."""
+        if done and self.checkpoint.exists():
+            shutil.rmtree(self.checkpoint)
+        for folder in (self.path, self.checkpoint):
+            for left in folder.glob(f".*{HALF_WRITTEN}"):
+                left.unlink()
+
+    def tidy_if_left(self) -> None:
+        """Removes the checkpoint of what is done, if its process was killed before it could."""
+        if self.checkpoint.exists():
+            # It does no harm where it cannot be removed, on a disk that is read-only, or is being removed right now.
+            with suppress(Held, ConfigError, OSError), self.lock(wait=False):
+                self.tidy(done=True)
+
+    def check(self) -> None:
+        """Raises FileNotFoundError when the folder is gone, and its lock perhaps with it: nothing may make it anew."""
+        if not self.config.exists():
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone, or was emptied", str(self.path))
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Writes plain values (numbers, text, lists, dicts) as YAML, in their order."""
@@ -118,7 +127,6 @@ class RunFolder(Folder):
         self.ratios = self.path / "ratios.csv"
         self.masks = self.path / "masks.csv"
         self.log = self.path / "run.log"
-        self.checkpoint = self.path / "checkpoint"
 
     def finished(self) -> Row | None:
         """The run's row when it is done; None when it failed, is under way, or was never started.
@@ -129,11 +137,13 @@ class RunFolder(Folder):
         return row if row is not None and row["status"] == "done" else None
 
     def row(self) -> Row | None:
-        """The run's row, done or failed; None where there is none that can be read."""
+        """The run's row, done or failed; None where there is none or a damaged one. ConfigError: out of reach."""
         try:
             rows = read_rows(self.result)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise ConfigError(f"{self.result}: cannot be read ({error.strerror})") from error
         except ConfigError as error:
             log.warning("%s; running again", error)
             return None
@@ -174,15 +184,19 @@ class DenseStore(Folder):
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The trained network's tensors (on the CPU) and its info, or None when it is not trained yet.
 
-        Raises ConfigError that says which file to delete when one is damaged; nothing is overwritten.
+        Raises ConfigError that says which file to delete when one is damaged or of another format than FORMAT; nothing
+        is overwritten.
         """
         if not self.info.exists():
             return None
         remedy = f"delete {self.info} to train the dense network again"
         try:
-            return read_tensors(self.model), read_json(self.info)
+            info = read_json(self.info)
+            if info.get("format", FORMAT) != FORMAT:
+                raise ConfigError(f"{self.info}: of format {info['format']}, and this pruner reads format {FORMAT}")
+            return read_tensors(self.model), info
         except ConfigError as error:
-            raise ConfigError(f"{error}; {remedy}") from error
+            raise ConfigError(one_line(f"{error}; {remedy}")) from error
 
     def save(self, state: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Keeps a trained network: its state dict, then the plain values `info` (accuracy, seconds, ...)."""

@@ -18,11 +18,12 @@ from pruner import run
 from pruner.bench import Bench
 from pruner.combinations import allowed, builtin_methods
 from pruner.config import BUDGETS, GRANULARITIES, Choice, Config
+from pruner.diary import Diary
 from pruner.networks import load_model
 from pruner.results.row import LAYER_COLUMNS, Row, read_rows
 from pruner.results.store import RunFolder
 from pruner.sparsity.masked import MaskedModel
-from pruner.training import Epoch, evaluate
+from pruner.training import evaluate
 from tests import tiny_network as tiny
 
 CELLS = [
@@ -63,18 +64,16 @@ def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> 
     def zeros(model: nn.Module) -> dict[str, Tensor]:
         return {name: parameter == 0 for name, parameter in model.named_parameters()}
 
-    def watched(bench: Bench, network: MaskedModel, state: Any, pruned: run.Pruned, keep: run.Keep) -> None:
-        def kept(*arguments: Any) -> Callable[[Epoch], None]:
-            finished = keep(*arguments)
+    def watched(bench: Bench, network: MaskedModel, pruned: run.Pruned, diary: Diary) -> run.Pruned:
+        train = diary.train
 
-            def epoch_done(numbers: Epoch) -> None:  # the weights are as training left them underneath the masks
-                seen.update(after=zeros(bench.model), masked=logits(network, test_images))
-                finished(numbers)
+        def trained(*arguments: Any) -> None:  # the weights are as training left them underneath the masks
+            train(*arguments)
+            seen.update(after=zeros(bench.model), masked=logits(network, test_images))
 
-            return epoch_done
-
+        monkeypatch.setattr(diary, "train", trained)
         seen.update(model=bench.model, before=zeros(bench.model))
-        finetune(bench, network, state, pruned, kept)
+        return finetune(bench, network, pruned, diary)
 
     monkeypatch.setattr(run, "finetune", watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
@@ -142,7 +141,8 @@ def test_asked_is_what_is_in_the_saved_file(
         assert torch.equal(before, seen["after"][name])
         assert torch.equal(before, tensors[name] == 0)
     # What was trained under masks, what was tested and what is saved answer alike, to the last bit.
-    model = load_model(folder.path)[0].to(memory_format=torch.channels_last)  # the layout decides how sums are rounded
+    model = load_model(folder.path, own_code=True)[0]
+    model = model.to(memory_format=torch.channels_last)  # the layout decides how sums are rounded
     answers = logits(model, test_images)
     assert torch.equal(answers, seen["masked"])
     assert torch.equal(answers, logits(seen["model"], test_images))

@@ -92,7 +92,7 @@ def dense_network(bench: Bench) -> Row:
     config, model = bench.config, bench.model
     store = DenseStore(Path(expand(config.output_dir)) / config.dense_id)
     with store.lock():
-        found = store.load()
+        found = store.load(model.state_dict())
         if found:
             model.load_state_dict(found[0])
             store.tidy(done=True)

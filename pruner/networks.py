@@ -19,7 +19,7 @@ from pruner.models import build
 from pruner.packing import unpack
 from pruner.removal import cut, first
 from pruner.results.row import one_line
-from pruner.results.tensors import read_json, read_tensors, write_json, write_tensors
+from pruner.results.tensors import check_fit, read_json, read_tensors, write_json, write_tensors
 
 NEEDED = ("label", "name", "options", "shape", "classes")
 
@@ -53,7 +53,7 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     try:
         if architecture.get("packing") is not None:
             tensors = unpack(tensors, architecture["packing"], model.state_dict())
-        _check_fit(tensors, model.state_dict())
+        check_fit(tensors, model.state_dict())
     except ConfigError as error:
         raise ConfigError(f"{path}: does not fit model.json ({error})") from error
     model.load_state_dict(tensors)
@@ -81,16 +81,3 @@ def _build(architecture: dict[str, Any], own_code: bool) -> nn.Module:
         raise ConfigError(f"widths={widths}: expected the widths of modules by name")
     cut(model, first(widths))
     return model
-
-
-def _check_fit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raises ConfigError on the first tensor that is missing, of another shape or type, or belongs to nothing."""
-    for name, expected in state.items():
-        if name not in tensors:
-            raise ConfigError(f"{name}: missing")
-        found = tensors[name]
-        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-            kinds = [f"{list(one.shape)} of {one.dtype}" for one in (found, expected)]
-            raise ConfigError(one_line(f"{name}: has {kinds[0]}, expected {kinds[1]}"))
-    for name in tensors.keys() - state.keys():
-        raise ConfigError(f"{name}: belongs to nothing in the network")

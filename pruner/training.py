@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -115,9 +114,7 @@ class Trainer:
         seed = derive(self.seed, self.name, self.epoch)
         torch.manual_seed(seed)  # dropout, and whatever a method draws in a step
         self.network.train()
-        batches = iter(self.images.batches(self.recipe.batch_size, seed=seed, augment=True))
-        for _ in islice(batches, self.step):  # trained on before this process began
-            pass
+        batches = self.images.batches(self.recipe.batch_size, seed=seed, augment=True, start=self.step)
         if self.step:
             self._restore_generators()
         every = 1 if self.device.type == "cpu" else STEPS_UNSEEN

@@ -36,9 +36,9 @@ class Uneven:
         return 2
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False
+        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for count, label in ((3, 0), (1, 1)):
+        for count, label in ((3, 0), (1, 1))[start:]:
             yield torch.zeros(count, 1, 1, 1), torch.full((count,), label)
 
     def split(self, share: float, seed: int) -> tuple[Uneven, Uneven]:

@@ -48,9 +48,11 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False
+        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the set: images float32 [B, C, H, W], normalised, channels_last; labels int64 [B].
+
+        The first `start` batches are left out; the others are as if they had not been.
 
         Without a seed (evaluation): in order, and the last batch may be smaller. With a seed (training):
         shuffled and augmented by that seed alone, the same on every device, and what does not fill a batch is

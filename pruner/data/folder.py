@@ -75,7 +75,7 @@ class FolderSet:
         return steps_per_pass(len(self), batch_size)
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False
+        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         if augment and seed is None:
             raise ValueError("augmentation needs a seed")
@@ -84,7 +84,7 @@ class FolderSet:
         order = visiting_order(len(self), batch_size, None if seed is None else generator)
         loader = DataLoader(
             _Decoded(self.samples, self.augmented if augment else self.plain, seed),
-            batch_sampler=[part.tolist() for part in order.split(batch_size)],
+            batch_sampler=[part.tolist() for part in order.split(batch_size)[start:]],
             num_workers=min(self.workers, os.cpu_count() or 1),
             pin_memory=self.device.type == "cuda",
             generator=generator,

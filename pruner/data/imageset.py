@@ -118,7 +118,7 @@ class TensorSet:
         return steps_per_pass(len(self), batch_size)
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False
+        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         if augment and seed is None:
             raise ValueError("augmentation needs a seed")
@@ -129,8 +129,8 @@ class TensorSet:
             # Drawn on the CPU for the whole pass: the same on every device, one transfer instead of one a batch.
             offsets = torch.randint(2 * self.crop_padding + 1, (len(order), 2), generator=generator).to(device)
             mirrored = torch.randint(1 + self.flip, (len(order),), generator=generator).bool().to(device)
-        for start in range(0, len(order), batch_size):
-            batch = slice(start, start + batch_size)
+        for first in range(start * batch_size, len(order), batch_size):
+            batch = slice(first, first + batch_size)
             images = self.images.index_select(0, order[batch])
             if augment:
                 images = crop_and_flip(images, self.crop_padding, offsets[batch], mirrored[batch])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, plain, require
 from pruner.results.locking import Held, locked
 from pruner.results.row import (
     EPOCH_COLUMNS,
@@ -34,7 +34,7 @@ from pruner.results.row import (
     write_row,
     write_table,
 )
-from pruner.results.tensors import read_json, read_tensors, write_json, write_tensors
+from pruner.results.tensors import check_fit, read_json, read_tensors, write_json, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,12 @@ class Folder:
             raise ConfigError(one_line(f"{self.config}: cannot be read ({error})")) from error
         if not isinstance(values, dict):
             raise ConfigError(f"{self.config}: not a YAML mapping")
-        return values
+        try:
+            return {str(key): plain(value, str(key)) for key, value in values.items()}
+        except ConfigError as error:
+            raise ConfigError(f"{self.config}: {error}") from error
+        except RecursionError as error:  # YAML can say that something is inside of itself
+            raise ConfigError(f"{self.config}: holds itself") from error
 
     def write_epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes all epochs so far (EPOCH_COLUMNS); call it after each one with the growing list."""
@@ -172,7 +177,7 @@ class DenseStore(Folder):
     Whoever needs the network takes the lock, and trains it only if it is still not there:
 
         with store.lock():
-            found = store.load()
+            found = store.load(like)
             if found is None:
                 ...; store.save(state, info)
     """
@@ -181,11 +186,11 @@ class DenseStore(Folder):
         super().__init__(path)
         self.info = self.path / "dense.json"
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load(self, like: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The trained network's tensors (on the CPU) and its info, or None when it is not trained yet.
 
-        Raises ConfigError that says which file to delete when one is damaged or of another format than FORMAT; nothing
-        is overwritten.
+        `like`: a state dict that the tensors must fit. Raises ConfigError that says which file to delete when one is
+        damaged, does not fit, or is of another format than FORMAT; nothing is overwritten.
         """
         if not self.info.exists():
             return None
@@ -194,7 +199,15 @@ class DenseStore(Folder):
             info = read_json(self.info)
             if info.get("format", FORMAT) != FORMAT:
                 raise ConfigError(f"{self.info}: of format {info['format']}, and this pruner reads format {FORMAT}")
-            return read_tensors(self.model), info
+            for key in ("accuracy", "seconds"):
+                number = isinstance(info.get(key), int | float) and not isinstance(info[key], bool)
+                require(number, f"{self.info}: {key}", info.get(key), "expected a number")
+            tensors = read_tensors(self.model)
+            try:
+                check_fit(tensors, tensors if like is None else like)
+            except ConfigError as error:
+                raise ConfigError(f"{self.model}: does not fit the network ({error})") from error
+            return tensors, info
         except ConfigError as error:
             raise ConfigError(one_line(f"{error}; {remedy}")) from error
 

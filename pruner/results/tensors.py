@@ -52,3 +52,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
+
+
+def check_fit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError on the first tensor that is missing, of another shape or type, or belongs to nothing."""
+    for name, expected in state.items():
+        if name not in tensors:
+            raise ConfigError(f"{name}: missing")
+        found = tensors[name]
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            kinds = [f"{list(one.shape)} of {one.dtype}" for one in (found, expected)]
+            raise ConfigError(one_line(f"{name}: has {kinds[0]}, expected {kinds[1]}"))
+    for name in tensors.keys() - state.keys():
+        raise ConfigError(f"{name}: belongs to nothing in the network")

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pruner.sparsity.base import Group, Units
 from pruner.sparsity.budget import total_cost
@@ -59,11 +60,12 @@ class ChannelCost:
         The `groups` cover the units 0..n-1 in order. Layers use all units of a group alike, so that it is enough to
         know how much of each group is kept.
         """
-        sizes = [group.size for group in groups] + [1]  # at the end what always stays
-        n = sum(sizes) - 1
-        self.sizes = torch.tensor(sizes, device=device)
-        firsts = torch.tensor([group.start for group in groups] + [n])
-        shape = (len(layers), len(sizes))
+        n = groups[-1].stop
+        spans = [torch.arange(group.start, group.stop) for group in groups] + [torch.tensor([n])]
+        # The units of each group in a row, filled up with n + 1, where the padded mask has a zero.
+        self.members = pad_sequence(spans, batch_first=True, padding_value=n + 1).to(device)
+        firsts = torch.stack([span[0] for span in spans])  # of each group, and at the end what always stays
+        shape = (len(layers), len(spans))
         out_counts, in_counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         worth = []
         for row, layer in enumerate(layers):
@@ -80,6 +82,6 @@ class ChannelCost:
 
     def __call__(self, mask: Tensor) -> Tensor:
         """The cost, a float64 scalar, of a mask [n] in float64."""
-        padded = torch.cat([mask, mask.new_ones(1)])
-        kept = torch.segment_reduce(padded, "sum", lengths=self.sizes, unsafe=True)  # of each group
+        padded = torch.cat([mask, mask.new_tensor([1, 0])])
+        kept = padded[self.members].sum(1)  # of each group
         return (self.worth * (self.out_counts @ kept) * (self.in_counts @ kept)).sum()

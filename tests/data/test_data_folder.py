@@ -68,6 +68,14 @@ def test_the_number_of_workers_changes_nothing(tree: Path, augment: bool) -> Non
     assert len(alone[1]) == 15
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_goes_on_in_its_middle_with_the_same_batches(tree: Path, workers: int) -> None:
+    train = get(tree, workers=workers).train
+    whole, rest = (list(train.batches(5, seed=11, augment=True, start=start)) for start in (0, 2))
+    assert len(whole) == 3 and len(rest) == 1
+    assert torch.equal(whole[2][0], rest[0][0]) and torch.equal(whole[2][1], rest[0][1])
+
+
 def test_the_seed_decides(tree: Path) -> None:
     train = get(tree).train
 

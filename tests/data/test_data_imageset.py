@@ -66,6 +66,17 @@ def test_a_seed_shuffles_and_drops_what_does_not_fill_a_batch() -> None:
     assert labels.tolist() == [i % 5 for i in order]
 
 
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_a_pass_goes_on_in_its_middle_with_the_same_batches(augment: bool, start: int) -> None:
+    train = make_data().train
+    whole = list(train.batches(16, seed=7, augment=augment))
+    rest = list(train.batches(16, seed=7, augment=augment, start=start))
+    assert len(rest) == 3 - start
+    for (images, labels), (same_images, same_labels) in zip(whole[start:], rest, strict=True):
+        assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
+
+
 def test_seeds_that_differ_only_beyond_32_bits_differ() -> None:
     data = make_data()
     assert visited(data, 16, 7) != visited(data, 16, 7 + 2**32)

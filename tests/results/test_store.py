@@ -16,6 +16,7 @@ from pruner.results.row import LAYER_COLUMNS, read_rows
 from pruner.results.store import DenseStore, RunFolder
 
 ROOT = Path(pruner.__file__).resolve().parents[1]
+INFO = {"accuracy": 98.0, "seconds": 1.5}
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
 
 
@@ -100,7 +101,7 @@ def test_a_dense_network_without_its_marker_is_not_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["cut", "empty", "nonsense", "gone"])
 def test_a_damaged_dense_network_is_named_and_left_alone(tmp_path, name, damage):
     store = DenseStore(tmp_path)
-    store.save(STATE, {"accuracy": 98.0})
+    store.save(STATE, INFO)
     path = tmp_path / name
     if damage == "gone":
         path.unlink()
@@ -118,6 +119,33 @@ def test_a_damaged_dense_network_is_named_and_left_alone(tmp_path, name, damage)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("key", ["accuracy", "seconds"])
+@pytest.mark.parametrize("value", ["98", None, [], True])
+def test_wrong_numbers_of_a_dense_network_are_named(tmp_path, key, value):
+    store = DenseStore(tmp_path)
+    store.save(STATE, INFO | {key: value})
+    with pytest.raises(ConfigError, match=f"dense.json: {key}=.*: expected a number; delete .* to train"):
+        store.load()
+
+
+def test_a_dense_network_of_other_tensors_is_named(tmp_path):
+    store = DenseStore(tmp_path)
+    store.save(STATE, INFO)
+    name = next(iter(STATE))
+    with pytest.raises(ConfigError, match=f"model.safetensors: does not fit the network .{name}: has .*delete .*"):
+        store.load(STATE | {name: torch.zeros(99)})
+    with pytest.raises(ConfigError, match="another: missing"):
+        store.load(STATE | {"another": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("text", ["dataset: &a {name: x, options: *a}", "a: {1: 2, null: []}\nb: !!binary aGk="])
+def test_a_config_that_is_no_plain_text_is_named(tmp_path, text):
+    run = RunFolder(tmp_path)
+    run.config.write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml: (holds itself|b=)"):
+        run.read_config()
+
+
 TRAIN = """
 import sys, time
 from pruner.results.store import DenseStore
@@ -127,7 +155,7 @@ with store.lock():
     if found is None:
         import torch
         time.sleep(0.5)
-        store.save({"w": torch.ones(3)}, {"accuracy": 98.0})
+        store.save({"w": torch.ones(3)}, {"accuracy": 98.0, "seconds": 1.0})
         print("trained")
     else:
         print("loaded", found[1]["accuracy"], sum(found[0]["w"].tolist()))

@@ -28,6 +28,7 @@ from pruner.config import Config, from_dict
 from pruner.folders import conf_folder
 from pruner.results.row import COLUMNS, EPOCH_COLUMNS, read_rows
 from pruner.results.store import RunFolder
+from pruner.stopping import ENDINGS
 from tests.sweeping import environment
 
 LIMIT = 300  # seconds after which something hangs
@@ -109,7 +110,10 @@ def _work(task: Mapping[str, Any], said: Path) -> None:
         with said.open("w", encoding="utf-8") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+        # As in a terminal, also where the tests were started in the background, with signals ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ENDINGS:
+            signal.signal(number, signal.SIG_DFL)
         status = cli.main(task["words"]) if "words" in task else job.execute(from_dict(task["config"]))
     except SystemExit as end:
         status = int(end.code or 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -135,6 +135,16 @@ def test_a_run_goes_on_from_its_last_good_state(
     same(folder, RunFolder(Path(alone.output_dir) / alone.run_id))
 
 
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """Signals do what they do there, also where the tests were started in the background, with some ignored."""
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Signalled(Constant):
     """Sends its process signals in forward pass number 3, the first of the second epoch."""
 
@@ -150,6 +160,7 @@ class Signalled(Constant):
         return super().forward(images)
 
 
+@pytest.mark.usefixtures("as_in_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_end_of_the_step_and_for_the_save(number: int) -> None:
     model = Signalled(number)
@@ -166,6 +177,7 @@ def test_a_signal_waits_for_the_end_of_the_step_and_for_the_save(number: int) ->
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_a_second_interrupt_does_not_wait() -> None:
     kept = Kept(trainer_of(Signalled(signal.SIGINT, signal.SIGINT), Recipe("r", 3, dense_epochs=3)), due=False)
     with pytest.raises(KeyboardInterrupt):

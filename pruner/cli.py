@@ -85,7 +85,7 @@ def _parse_flags(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.N
         dashes = "keys take no dashes, as in seed=1; " if message.startswith("unrecognized") else ""
         raise ConfigError(f"{message}; {dashes}see pruner --help")
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]  # how argparse is told not to exit by itself
     flags = parser.parse_intermixed_args(argv)
     for flag in REFUSED_FLAGS:
         if getattr(flags, flag) is not None:

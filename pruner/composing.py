@@ -114,7 +114,7 @@ class Composer:
                 raise refusals.unknown_choice(word.key_or_group, word.get_value_element_as_str(), options)
         try:
             composed = self.engine.compose_config(self.name, [str(word.input_line) for word in chosen], RunMode.RUN)
-        except Exception:
+        except Exception:  # Hydra's, OmegaConf's and the YAML parser's have no common ancestor
             return  # a chosen file is at fault, not a word; the caller has Hydra's own complaint
         known = OmegaConf.to_container(composed)
         for word in parsed:

@@ -56,7 +56,7 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
         bench = run.prepare(config)
     except ConfigError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is belongs into the run's row and log
         with folder.lock(wait), file_log(folder.log):
             return _failed(config, folder, error), False
     with folder.lock(wait):
@@ -71,7 +71,7 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
             except (KeyboardInterrupt, SystemExit):
                 log.info("stopped; the same command goes on from what is saved")
                 raise
-            except Exception as error:
+            except Exception as error:  # likewise
                 return _failed(config, folder, error), False
         try:
             with folder.log.open("a", encoding="utf-8") as stream:

@@ -11,7 +11,6 @@ accuracy. Prints the ratio of the median epochs, and the difference in accuracy 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benching import write
 
 from pruner.results.row import EPOCH_COLUMNS, read_rows
 from pruner.results.spread import paired
@@ -47,16 +47,11 @@ def main() -> None:
                 "torch_version": torch.__version__, "commit": commit_of(),
             })  # fmt: skip
             print("{what}, seed {seed}: {epoch_seconds} s an epoch, {accuracy:.2f}%".format(**rows[-1]), flush=True)
-    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-    with open(given.output, "w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write(given.output, rows)
     plain, ours = ([row for row in rows if row["what"] == name] for name in ("yardstick", "pruner"))
     times = [statistics.median(row["epoch_seconds"] for row in of) for of in (plain, ours)]
     by_seed = [{int(row["seed"]): row["accuracy"] for row in of} for of in (ours, plain)]
     print(f"{times[0] / times[1]:.2f}x faster; accuracy less the yardstick's: {paired(*by_seed)}")
-    print(f"wrote {given.output}")
 
 
 def yardstick(data_dir: str, epochs: int, seed: str, threads: int) -> tuple[list[float], float]:

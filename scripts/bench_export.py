@@ -11,8 +11,6 @@ compared with the run's row. Makes outputs/tables/export-cpu.csv from the runs o
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import statistics
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
+from benching import processor, quartiles, write
 
 from pruner.checks import ConfigError
 from pruner.config import from_dict
@@ -49,12 +48,7 @@ def main() -> None:
         rows = [row for run in given.runs for row in measured(run, given.data_dir)]
     except ConfigError as error:
         sys.exit(f"bench_export: {error}")
-    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-    with open(given.output, "w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"wrote {given.output}")
+    write(given.output, rows)
 
 
 def measured(run: str, data_dir: str | None) -> list[dict[str, object]]:
@@ -128,19 +122,6 @@ def checked(run: str, network: Shipped, data_dir: str) -> dict[str, object]:
 
 def middle(times: list[float]) -> float:
     return round(statistics.median(times), 3)
-
-
-def quartiles(times: list[float]) -> str:
-    low, _, high = statistics.quantiles(times, n=4)
-    return f"{low:.3f} to {high:.3f}"
-
-
-def processor() -> str:
-    """The processor's name where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ as zero, as in a run. `spartan` is the solver of arXiv 2205.14107 as pruner's au
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+from benching import processor, write
 from torch import Tensor
 
 from pruner.device import pick_device
@@ -51,12 +50,7 @@ def main() -> None:
         for row in measured(units, given.keep, temperature, device)
     ]
     output = given.output or Path(f"outputs/tables/bench-projection-{device.type}.csv")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"wrote {output}")
+    write(str(output), rows)
 
 
 def measured(units: int, keep: float, temperature: float, device: torch.device) -> list[dict[str, Any]]:
@@ -168,14 +162,6 @@ def spread(name: str, values: list[float]) -> dict[str, float]:
     """Median and quartiles."""
     lower, middle, upper = quantiles(values, n=4, method="inclusive")
     return {name: middle, f"{name}_q1": lower, f"{name}_q3": upper}
-
-
-def processor() -> str:
-    """The processor's name where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

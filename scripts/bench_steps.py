@@ -17,16 +17,14 @@ prunable weights (float32); on a GPU the allocator's peak.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from benching import processor, quartiles, write
 
 from pruner.bench import Bench, prepare
 from pruner.composing import checked, composer
@@ -72,12 +70,7 @@ def main() -> None:
         rows.append(measured(method, words, sys.argv[1:]))
         print("{method}: dense {dense_ms} ms, prune {prune_ms} ms, ratio {ratio} ({ratio_quartiles}), "
               "{extra_copies} copies more".format(**rows[-1]), flush=True)  # fmt: skip
-    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-    with open(given.output, "w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"wrote {given.output}")
+    write(given.output, rows)
 
 
 def config_of(words: list[str]) -> Config:
@@ -91,7 +84,6 @@ def measured(method: str, words: list[str], arguments: list[str]) -> dict[str, o
     dense, prune = (one_step(bench, phase) for bench, phase in zip(benches, ("dense", "prune"), strict=True))
     before, after = in_turns([dense, prune], ROUNDS, SECONDS)
     ratios = [b / a for a, b in zip(before, after, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
     prunable = sum(layer.size for layer in benches[0].allocation.units.layers if layer.prunable)
     child = [sys.executable, __file__, *arguments, "--methods", method, "--memory"]
     peaks = [int(subprocess.run([*child, phase], check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -107,14 +99,14 @@ def measured(method: str, words: list[str], arguments: list[str]) -> dict[str, o
         "dense_ms": round(1000 * statistics.median(before), 2),
         "prune_ms": round(1000 * statistics.median(after), 2),
         "ratio": round(statistics.median(ratios), 3),
-        "ratio_quartiles": f"{low:.3f} to {high:.3f}",
+        "ratio_quartiles": quartiles(ratios),
         "rounds": len(ratios),
         "dense_peak_mb": round(peaks[0] / 2**20, 1),
         "prune_peak_mb": round(peaks[1] / 2**20, 1),
         "extra_copies": round((peaks[1] - peaks[0]) / (4 * prunable), 2),
         "device": torch.cuda.get_device_name() if benches[0].device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
+        "hardware": processor(),
         "torch_version": torch.__version__,
         "commit": commit_of(),
     }

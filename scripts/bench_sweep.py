@@ -10,7 +10,6 @@ Every sweep is a process as a user starts it, in a folder of its own; the ways t
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from benching import write
 
 from pruner.results.row import read_rows
 from pruner.results.store import commit_of
@@ -62,13 +62,8 @@ def main() -> None:
         }
         for way, own in times.items()
     ]
-    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-    with open(given.output, "w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write(given.output, rows)
     print("\n".join("{way}: {cells_per_hour} cells an hour, {throughput}x".format(**row) for row in rows))
-    print(f"wrote {given.output}")
 
 
 def swept(words: list[str], cells: int) -> tuple[float, int]:

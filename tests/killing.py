@@ -119,7 +119,7 @@ def _work(task: Mapping[str, Any], said: Path) -> None:
         status = int(end.code or 0)
     except KeyboardInterrupt:
         status = 130
-    except BaseException:
+    except BaseException:  # a fork must not run on into the test that made it
         traceback.print_exc()
     finally:
         sys.stdout.flush()

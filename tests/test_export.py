@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import pruner.data
 from pruner.config import Config
 from pruner.export.accuracy import right
-from pruner.export.command import main
+from pruner.export.command import NAMES, main
 from pruner.export.formats import ABOUT, FORMATS, OPSET
 from pruner.export.shipped import shipped
 from pruner.networks import load_model
@@ -84,6 +84,10 @@ def test_every_family_ships_in_every_format(family: str, tiny_config: Make, fini
     )
     session = onnxruntime.InferenceSession(run.path / "export" / "model.onnx")
     assert [one.name for one in (*session.get_inputs(), *session.get_outputs())] == ["images", "logits"]
+
+
+def test_the_command_offers_every_format() -> None:
+    assert set(NAMES) == set(FORMATS)  # the names are known before torch is imported
 
 
 FINE = [

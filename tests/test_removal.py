@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruner.checks import ConfigError
 from pruner.config import Choice
@@ -18,32 +18,14 @@ from pruner.sparsity.base import Left
 from pruner.sparsity.counts import count
 from pruner.sparsity.layers import count_macs
 from pruner.sparsity.units import make_units
+from tests.sparsity.test_heads import Attention, randomised
 
 TOKENS = (5, 12)  # of one image: five tokens of twelve channels
-
-
-class Attention(nn.Module):
-    """Tokens [batch, 5, 12] through a self-attention of four heads."""
-
-    def __init__(self, batch_first: bool = True, bias: bool = True):
-        super().__init__()
-        self.heads = nn.MultiheadAttention(12, 4, batch_first=batch_first, bias=bias)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.heads(tokens, tokens, tokens, need_weights=False)[0]
 
 
 def encoder() -> nn.Module:
     """torch's own encoder layer, which has a fast path around its attention module."""
     return nn.TransformerEncoderLayer(12, 4, 10, batch_first=True, dropout=0.0)
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
 
 
 NETWORKS = {
@@ -60,7 +42,7 @@ NETWORKS = {
 def test_a_network_without_its_dead_heads_is_the_masked_one(name: str) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
-    model = randomised(make())
+    model = randomised(make()).eval()
     units = make_units(model, shape, "head")
     mask = (torch.arange(units.n) % 3 != 1).float()  # of three heads the middle one is dead
     counts, _ = count(model, shape, units, mask)

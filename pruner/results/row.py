@@ -69,7 +69,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         os.replace(hidden, path)
         _sync_folder(path.parent)  # what is written next must not be there without this
-    except BaseException as error:
+    except BaseException as error:  # also Ctrl-C: nothing half-written stays; it goes on
         if isinstance(error, OSError) and error.errno is not None:
             error.filename, error.filename2 = str(path), None
         with suppress(OSError):  # it is the first error that matters

@@ -22,13 +22,17 @@ def learning_rate(phase: Phase, progress: float) -> float:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of the weights; every parameter decays alike, as in the papers' protocols."""
+    """The optimizer of the weights; every parameter decays alike, as in the papers' protocols.
+
+    `fused` is one pass over each parameter in the place of one for each operator: a tenth of the time on large ones.
+    """
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         model.parameters(),
         lr=lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov and recipe.momentum > 0,
+        fused=True,
     )

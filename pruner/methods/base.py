@@ -115,7 +115,7 @@ class Method(nn.Module, ABC):
         the weights' schedule leaves it alone.
         """
         own = list(self.parameters())
-        return torch.optim.SGD(own, lr=lr, momentum=0.9) if own else None
+        return torch.optim.SGD(own, lr=lr, momentum=0.9, fused=True) if own else None
 
     def penalty(self) -> Tensor | float:
         """A term added to the loss."""

@@ -165,7 +165,7 @@ class DPP(Method):
         return self.entropy * torch.stack([entropy(rows).sum() for rows in self.allocation.split(self.phi)]).sum()
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        return torch.optim.Adam([self.phi], lr=self.score_lr)
+        return torch.optim.Adam([self.phi], lr=self.score_lr, fused=True)
 
     def scores(self) -> Tensor:
         return self.phi.detach()

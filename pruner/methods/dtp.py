@@ -13,6 +13,7 @@ Weights and scores take one joint step a mini-batch; the plan takes one step of 
 P_t = argmin <C, P> + eps KL(P || P_{t-1}) [second], which in log-odds l = log(P_keep / P_drop) reads
 
     l_t = l_{t-1} + (2 s_t - 1) / eps + const        so after t steps the temperature is eps / t   [derived]
+        = (2 / eps) (s_1 + ... + s_t) + const        so the sum of the scores is all there is to keep
 
 The gradient flows through the last step only: dL/ds_i = (2 / eps) v_i (dL/dm_i - c_i sum(v dL/dm) / sum(c v)),
 v = m (1 - m) [derived]. As m goes to 0 or 1, v goes to 0 and the score freezes: exploration turns into
@@ -32,14 +33,6 @@ from torch import Tensor, nn
 from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic
-
-
-def transport_step(log_odds: Tensor, scores: Tensor, eps: float) -> Tensor:
-    """One proximal step of the plan: log-odds [n] + 2 scores [n] / eps, differentiable in this step's scores.
-
-    Constants are left out: the budget's multiplier mu absorbs them.
-    """
-    return log_odds + (2 / eps) * scores
 
 
 class DTP(Method):
@@ -70,27 +63,27 @@ class DTP(Method):
         start = magnitudes - magnitudes.mean()
         start = start / start.std(correction=0).clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
         self.latent = nn.Parameter(start)
-        # Log-odds of the plan after the steps made so far, and with the step that is under way.
-        self.register_buffer("log_odds", torch.zeros_like(start))
+        # The sum of the scores over the steps made so far, and with the step that is under way.
+        self.register_buffer("path", torch.zeros_like(start))
         self.register_buffer("under_way", torch.zeros_like(start))
 
-    log_odds: Tensor
+    path: Tensor
     under_way: Tensor
 
     def mask(self, step: int) -> Tensor:
-        log_odds = transport_step(self.log_odds, self.latent, self.eps)
-        self.under_way = log_odds.detach()
+        path = self.path + self.latent
+        self.under_way = path.detach()
         sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
-        return self.allocation.soft(log_odds, sparsity=sparsity)
+        return self.allocation.soft(path, self.eps / 2, sparsity)
 
     def update(self, step: int) -> None:
-        self.log_odds = self.under_way
+        self.path = self.under_way
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        return torch.optim.Adam([self.latent], lr=self.score_lr)
+        return torch.optim.Adam([self.latent], lr=self.score_lr, fused=True)
 
     def scores(self) -> Tensor:
-        return transport_step(self.log_odds, self.latent, self.eps).detach()  # with the scores as they are now
+        return (self.path + self.latent).detach()  # with the scores as they are now
 
     def final_mask(self) -> Tensor:
-        return self.allocation.soft(self.scores())
+        return self.allocation.soft(self.scores(), self.eps / 2)

@@ -105,7 +105,7 @@ class Smart(Method):
         return self.allocation.soft(self.latent, self.temperature(progress), sparsity)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.latent], lr=self.score_lr)
+        return torch.optim.Adam([self.latent], lr=self.score_lr, fused=True)
 
     def scores(self) -> Tensor:
         return self.latent.detach()

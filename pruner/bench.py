@@ -61,8 +61,14 @@ class Bench:
                 raise ConfigError(f"method={config.method.label}: needs held-out images: {error}") from error
         steps = images.steps(config.recipe.batch_size) * config.recipe.prune_epochs
         setup = Setup(self.model, self.allocation, steps, generator(config.seed, "method"))
-        precision, bits = config.recipe.precision, config.quantization.bits
-        setup = replace(setup, images=images, held_out=held_out, precision=precision, bits=bits)
+        setup = replace(
+            setup,
+            images=images,
+            held_out=held_out,
+            batch_size=config.recipe.batch_size,
+            precision=config.recipe.precision,
+            bits=config.quantization.bits,
+        )
         return pruner.methods.create(config.method, setup), images
 
 

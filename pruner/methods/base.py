@@ -20,8 +20,8 @@ class Setup:
     """What a method is given: the dense model, the units and their budget, and the length of its phase in steps.
 
     A method draws its random numbers from `generator` (on the CPU), which depends on the run's seed alone. `images`
-    are those that train the weights; `held_out` are those that the method asked to keep from that. `precision` and
-    `bits` (of quantised weights, 0: not) are those of the run's forward passes.
+    are those that train the weights; `held_out` are those that the method asked to keep from that. `batch_size`
+    is that of the weights' steps; `precision` and `bits` (of quantised weights, 0: not) are those of forward passes.
     """
 
     model: nn.Module
@@ -30,6 +30,7 @@ class Setup:
     generator: torch.Generator
     images: ImageSet | None = None
     held_out: ImageSet | None = None
+    batch_size: int = 128
     precision: str = "float32"
     bits: int = 0
 

@@ -162,7 +162,7 @@ class DSA(Method):
     start: theta at first. every: steps of the weights between two of theta. rate: how far, in log-odds, the loss can
     move theta over the phase, above 0. pull: share of the gap to z - u that a step of theta closes, in (0, 1].
     duals: steps of u in the phase, 1 or more. ramp: share of the phase in which the budget comes down, in [0, 1].
-    batch_size: held-out images in a step.
+    batch_share: held-out images in a step, as a share of the run's batch, above 0; never fewer than two.
     """
 
     held_out = 0.1
@@ -179,7 +179,7 @@ class DSA(Method):
         pull: float = 0.5,
         duals: int = 10,
         ramp: float = 0.3,
-        batch_size: int = 64,
+        batch_share: float = 0.25,
     ):
         require(beta >= 1, "method.beta", beta, "1 or more")
         require(spread >= 0, "method.spread", spread, "0 or more")
@@ -189,11 +189,11 @@ class DSA(Method):
         require(0 < pull <= 1, "method.pull", pull, "above 0, to 1")
         require(duals >= 1, "method.duals", duals, "1 or more")
         require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        require(batch_size >= 2, "method.batch_size", batch_size, "2 or more (batch norm needs two)")
+        require(batch_share > 0, "method.batch_share", batch_share, "above 0")
         super().__init__(setup)
         self.sizes = [group.size for group in setup.units.groups]
         self.beta, self.spread, self.floor, self.every, self.ramp = beta, spread, floor, every, ramp
-        self.batch_size = batch_size
+        self.batch_size = max(2, round(batch_share * setup.batch_size))  # batch norm needs two
         theta_steps = max(1, setup.steps // every)
         self.dual_every = max(1, theta_steps // duals)
         self.counts = torch.tensor(self.sizes, device=setup.units.device)
@@ -201,6 +201,7 @@ class DSA(Method):
         self.theta = nn.Parameter(torch.full((len(self.sizes),), start, device=setup.units.device))
         self.register_buffer("z", self.theta.detach().clone())
         self.register_buffer("u", torch.zeros_like(self.z))
+        self.register_buffer("p", torch.ones(setup.units.n, device=setup.units.device))
         self.rate, self.pull = rate / theta_steps, pull
         self._adam = torch.optim.Adam([self.theta], betas=(0.9, 0.99))
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # held-out ones
@@ -208,9 +209,12 @@ class DSA(Method):
 
     z: Tensor
     u: Tensor
+    p: Tensor  # of the latest mask
 
     def mask(self, step: int) -> Tensor:
-        return self._sample(self.probabilities(self.keep_ratios(), step))
+        if step % self.every == 0:
+            self.p = self.probabilities(self.keep_ratios(), step)
+        return self._sample(self.p)
 
     def probabilities(self, alpha: Tensor, step: int) -> Tensor:
         """p [n] at this step, before its floor, of keep ratios alpha [groups]; differentiable in alpha."""

@@ -73,17 +73,17 @@ def test_mean_p_is_alpha_in_every_group_at_every_step(
 ) -> None:
     """Check 1 of the card, to 1e-5, in the probabilities before their floor."""
     gaps: list[float] = []
-    probabilities = DSA.probabilities
+    mask = DSA.mask
 
-    def watched(self: DSA, alpha: Tensor, step: int) -> Tensor:
-        p = probabilities(self, alpha, step)
-        means = torch.stack([part.detach().double().mean() for part in p.split(self.sizes)])
-        gaps.append(float((means - alpha.detach().double()).abs().max()))
-        return p
+    def watched(self: DSA, step: int) -> Tensor:
+        drawn = mask(self, step)
+        means = torch.stack([part.double().mean() for part in self.p.split(self.sizes)])
+        gaps.append(float((means - self.keep_ratios().double()).abs().max()))
+        return drawn
 
-    monkeypatch.setattr(DSA, "probabilities", watched)
-    finish(tiny_config("dsa", **FILTERS))
-    assert len(gaps) == 2 * 2 + 1  # steps of the weights, and one of theta
+    monkeypatch.setattr(DSA, "mask", watched)
+    finish(tiny_config("dsa", options={"every": 3}, recipe={"prune_epochs": 4}, **FILTERS))
+    assert len(gaps) == 4 * 2
     assert max(gaps) < 1e-5
 
 
@@ -331,7 +331,9 @@ def test_learned_ratios_beat_the_uniform_one_at_the_same_macs() -> None:
         for found, rate in ((learned, 4.0), (uniform, 1e-9)):  # the second moves no ratio away from the others
             setup = trained_branches(seed)
             allocation = Allocation(setup.allocation.units, "macs", "global", 0.55)
-            found[seed] = final_loss(DSA(replace(setup, allocation=allocation), every=1, rate=rate, spread=2.0), seed)
+            found[seed] = final_loss(
+                DSA(replace(setup, allocation=allocation), every=1, batch_share=0.5, rate=rate, spread=2.0), seed
+            )
     gain = paired(uniform, learned)
     assert gain is not None and gain.low is not None
     assert gain.low > 0.1
@@ -405,7 +407,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     """Killed in the middle of the phase, of a pass over the held-out images, and of the multiplier's steps."""
-    options = {"every": 1, "duals": 100, "ramp": 0.2, "batch_size": 4}
+    options = {"every": 1, "duals": 100, "ramp": 0.2, "batch_share": 0.1}
     config = tiny_config("dsa", options=options, recipe={"dense_epochs": 1, "prune_epochs": 3}, **FILTERS)
     whole = finish(replace(config, output_dir=str(tmp_path / "whole")))
     saves: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.func import functional_call
 from pruner.quantize import fake_quantize
 from pruner.sparsity.base import Units
 
+log = logging.getLogger(__name__)
+
 
 class MaskedModel(nn.Module):
     """Runs `model` with each masked parameter multiplied by its gate.
@@ -19,9 +22,13 @@ class MaskedModel(nn.Module):
     weight decay do. The model's own parameters stay plain parameters, so saving and counting need no unwrapping.
     """
 
-    def __init__(self, model: nn.Module, units: Units, bits: int = 0):
-        """`bits`: the forward pass quantises the prunable weights to so many (see `pruner.quantize`); 0: not at all."""
+    def __init__(self, model: nn.Module, units: Units, bits: int = 0, compiled: bool = False):
+        """`bits`: the forward pass quantises the prunable weights to so many (see `pruner.quantize`); 0: not at all.
+
+        `compiled`: training runs what torch.compile makes of the model, or the model itself where that fails.
+        """
         super().__init__()
+        self._compiled = torch.compile(self._run) if compiled else None
         self.model = model
         self.units = units
         self._bits = {layer.weight: bits for layer in units.layers if layer.prunable and bits}
@@ -31,6 +38,15 @@ class MaskedModel(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         masked = self._masked()
+        if self._compiled and self.training:  # evaluation has batches of other sizes, each to be compiled anew
+            try:
+                return self._compiled(masked, *inputs)
+            except RuntimeError as error:  # no compiler here, or none for this; what else was wrong will be so again
+                log.warning("compile: goes on without (%s: %s)", type(error).__name__, str(error).partition("\n")[0])
+                self._compiled = None
+        return self._run(masked, *inputs)
+
+    def _run(self, masked: dict[str, Tensor], *inputs: Any) -> Any:
         return functional_call(self.model, masked, inputs) if masked else self.model(*inputs)
 
     def _masked(self) -> dict[str, Tensor]:

@@ -1,5 +1,9 @@
 """A pruned weight stays pruned, folding is exact, and the plain model is what ran under the masks."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -166,3 +170,46 @@ def test_batch_norm_keeps_its_statistics_under_a_mask() -> None:
     masked.train()(torch.randn(32, *SHAPE))
     assert int(model.get_buffer("1.num_batches_tracked")) == 1
     assert bool((model.get_buffer("1.running_mean") != 0).all())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of gates, at which dynamo looks
+@GRANULARITIES
+def test_a_compiled_network_trains_as_the_plain_one_does(granularity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(module: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        calls.append(len(example))
+        return module.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
+    trained = []
+    for compiled in (False, True):
+        model, units, _ = make(granularity)
+        masked = MaskedModel(model, units, compiled=compiled)
+        mask = (0.2 + 0.6 * torch.rand(units.n, generator=torch.Generator().manual_seed(5))).requires_grad_()
+        masked.gate(mask)
+        torch.manual_seed(1)
+        masked.train()
+        for _ in range(3):
+            masked.gate(mask * 0.9)
+            train(masked, sgd(model), steps=1)
+        assert bool(calls) == compiled
+        trained.append({**model.state_dict(), "mask": mask.grad})
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(module: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        raise RuntimeError("no compiler\nof any kind")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    model, units, plain = make("weight")
+    masked = MaskedModel(model, units, compiled=True)
+    images = torch.randn(4, *SHAPE)
+    for _ in range(2):
+        torch.testing.assert_close(masked.train()(images), plain.train()(images))
+    (warning,) = (record.getMessage() for record in caplog.records if record.name == "pruner.sparsity.masked")
+    assert warning.startswith("compile: goes on without (BackendCompilerFailed: ")

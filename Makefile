@@ -1,6 +1,6 @@
 # make run     a first run in an environment of its own      make check   linter, type checker, tests
 # make test    the test suite                                make clean   removes the environment and caches
-# make engines tests of the launchers: joblib, submitit, Ray  make browser the report in Chromium (installed by you)
+# make engines tests of the launchers submitit and Ray        make browser the report in Chromium (installed by you)
 # PYTHON=python3.12 make ... picks the interpreter. Stamp files in .venv make a second call quick.
 
 PYTHON ?= python3
@@ -46,7 +46,7 @@ $(BIN)/python:
 	touch $@
 
 .venv/for-engines: .venv/for-test
-	$(INSTALL) --editable '.[test,joblib,submitit,ray]'
+	$(INSTALL) --editable '.[test,submitit,ray]'
 	touch $@
 
 .venv/for-check: .venv/for-test

@@ -26,7 +26,8 @@ MOST_THREADS = 4096  # more than any machine has cores; too many end the process
 OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
 INCIDENTAL = (
-    "device", "data_dir", "output_dir", "threads", "latency_batch", "checkpoint_minutes", "dataset.options.workers",
+    "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
+    "dataset.options.workers",
 )  # fmt: skip
 
 
@@ -180,6 +181,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
+    compile: bool = False
     latency_batch: int = 1
     checkpoint_minutes: float = 10.0
     data_dir: str = "data"

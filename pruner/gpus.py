@@ -10,7 +10,7 @@ import getpass
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,17 @@ def names(count: int, visible: str | None) -> list[str]:
 def slots(gpus: Sequence[str], each: int) -> list[tuple[int, str]]:
     """(number of the GPU, name of the slot), in the order in which cells take them: every GPU once, then again."""
     return [(number, f"{gpu}-{again}") for again in range(each) for number, gpu in enumerate(gpus)]
+
+
+def room(devices: Iterable[str], each: int) -> int:
+    """How many cells that compute on `devices` this machine's GPUs take at once, each GPU `each`; 0: they need none.
+
+    Cells that name one GPU may all name the same one.
+    """
+    asked = {device for device in devices if device != "cpu"}
+    if asked <= {"auto", "cuda"}:
+        return cuda_devices() * each if asked else 0
+    return each
 
 
 @contextmanager

@@ -5,31 +5,37 @@ Pure functions of the machine's numbers; the presets are in conf/hydra/launcher/
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
 from pruner.checks import ConfigError
 
 GROUP = "hydra/launcher"
+# One cell after the other, in this process.
+BASIC = {"_target_": f"{BasicLauncher.__module__}.{BasicLauncher.__qualname__}"}
+ALL = -1  # n_jobs: as many cells at once as the machine takes
 # The launchers that come as extras of this package.
-EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
+EXTRAS = {"submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
 
 @dataclass(frozen=True)
 class Share:
-    """What each cell gets: `threads` (0: torch decides), and what the launcher is to be told beside its own config.
+    """What each cell gets: `threads` (0: torch decides), and what its launcher is to know.
 
-    `batch` is how many cells the launcher gets at a time (0: all of them), `finds_gpu` whether cells that use a GPU
-    must find a free one for themselves, `heard` whether what they print appears on this console.
+    `launcher` is the launcher's config, `batch` how many cells it gets at a time (0: all of them), `finds_gpu` whether
+    cells that use a GPU must find a free one for themselves, `heard` whether what they print appears on this console,
+    `workers` whether they run in processes that this one starts, keeps and ends.
     """
 
+    launcher: Mapping[str, Any]
     threads: int = 0
     batch: int = 0
     finds_gpu: bool = True
     heard: bool = True
-    settings: dict[str, Any] = field(default_factory=dict)
+    workers: bool = False
 
 
 def check_installed(launcher: str) -> None:
@@ -38,31 +44,37 @@ def check_installed(launcher: str) -> None:
         raise ConfigError(f"{GROUP}: {launcher} is not installed; it comes with pip install 'pruner[{extra}]'")
 
 
-def share(launcher: Mapping[str, Any], cores: int, gpu_slots: int) -> Share:
-    """Divides a machine of `cores` among the cells that `launcher` (its config) runs at once.
+def share(launcher: Mapping[str, Any], cells: int, cores: int, gpu_slots: int, threads: int = 0) -> Share:
+    """Divides a machine of `cores` among as many of the `cells` that are left as `launcher` (its config) runs at once.
 
-    `gpu_slots` is how many cells this machine's GPUs take at once, 0 where cells use none.
+    `gpu_slots` is how many cells this machine's GPUs take at once, 0 where cells use none; `threads` is the most that
+    a cell asks for, 0 where they leave it open.
     """
     kind = str(launcher["_target_"]).rpartition(".")[2]
-    slots = gpu_slots or cores
+    slots = gpu_slots or max(1, cores // max(1, threads))
     if kind == "JoblibLauncher":
         asked = int(launcher["n_jobs"])
-        at_once = max(1, min(asked if asked > 0 else cores + 1 + asked, slots))
-        return Share(max(1, cores // at_once), settings={"n_jobs": at_once})
+        at_once = min(cells, slots if asked == ALL else asked if asked > 0 else max(1, cores + 1 + asked))
+        if at_once <= 1:  # this process can do it, and need not start another one
+            return Share(BASIC)
+        return Share({**launcher, "n_jobs": at_once}, max(1, cores // at_once), workers=True)
     if kind == "LocalLauncher":  # it starts all it is given at once
         each = int(launcher["cpus_per_task"] or 1)
-        return Share(each, max(1, min(cores // each, slots)), heard=False)
+        return Share(launcher, each, max(1, min(cores // each, slots)), heard=False)
     if kind == "SlurmLauncher":
-        return Share(int(launcher["cpus_per_task"] or 1), finds_gpu=False, heard=False)
+        return Share(launcher, int(launcher["cpus_per_task"] or 1), finds_gpu=False, heard=False)
     if kind == "RayLauncher":
         remote = dict(launcher["ray"]["remote"])
         if remote.get("num_gpus") is None:
             remote["num_gpus"] = 1 if gpu_slots else 0
-        threads = max(1, int(remote.get("num_cpus") or 1))
-        return Share(threads, finds_gpu=False, heard=False, settings={"ray": {"remote": remote}})
-    return Share()
+        each = max(1, int(remote.get("num_cpus") or 1))
+        config = {**launcher, "ray": {**launcher["ray"], "remote": remote}}
+        return Share(config, each, finds_gpu=False, heard=False)
+    return Share(launcher)
 
 
 def cores_here() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use, within a container's quota."""
+    from joblib import cpu_count  # nothing that a single run needs
+
+    return int(cpu_count())

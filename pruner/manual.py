@@ -52,7 +52,8 @@ def render(folders: Sequence[Path], torchvision: Iterable[str]) -> str:
             lines.append(_wrapped("or by torchvision's name: " + " ".join(sorted(torchvision, key=natural))))
         parts.append("\n".join(lines) + "\n")
     launchers = [_row(name, _first_comment(path)) for name, path in choices(folders, "hydra/launcher").items()]
-    parts.append("\n".join(["hydra/launcher=   where a sweep's cells run (default: one by one)", *launchers]) + "\n")
+    title = "hydra/launcher=   where a sweep's cells run (default cores; basic: one after the other)"
+    parts.append("\n".join([title, *launchers]) + "\n")
     parts.append("\n".join(["Other keys and their defaults", *_keys("", config)]) + "\n")
     recipe = (folders[0] / "recipe" / "quick.yaml").read_text(encoding="utf-8")
     parts.append("\n".join(["Keys of every recipe, as set by recipe=quick", *_keys("recipe.", recipe)]) + "\n")

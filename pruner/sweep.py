@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +28,13 @@ from pruner.checks import ConfigError, require
 from pruner.composing import Composer, checked
 from pruner.config import expand
 from pruner.folders import user_folder
-from pruner.gpus import own_gpu
+from pruner.gpus import own_gpu, room
 from pruner.job import LATER
-from pruner.launchers import cores_here, share
-from pruner.refusals import cuda_devices
+from pruner.launchers import GROUP, cores_here, share
 from pruner.results.console import closing, in_one_line
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
 from pruner.stopping import endings_raise
+from pruner.workers import WORKER, Labelled, with_workers
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Task:
     """What a launcher calls with a cell's composed config, perhaps in another process or on another machine.
 
     `names` are the cells' names by run_id; `gpu_slots` is of `gpus.own_gpu`; `wait` is of `job.execute`; `folder` is
-    where the command was given, `user` its --config-dir.
+    where the command was given, `user` its --config-dir; `sweep` is the process that keeps workers, where one does.
     """
 
     names: dict[str, str]
@@ -49,9 +50,15 @@ class Task:
     wait: bool
     folder: str
     user: str | None
+    sweep: int | None = None
 
     def __call__(self, composed: DictConfig) -> tuple[int, str]:
-        """The cell's exit status, or job.LATER; and what was wrong where it was refused."""
+        """The cell's exit status, or job.LATER; and what was wrong where it was refused or stopped."""
+        if self.sweep is None:
+            return self._run(composed)
+        return WORKER.run(self.sweep, partial(self._run, composed))
+
+    def _run(self, composed: DictConfig) -> tuple[int, str]:
         from pruner.job import execute
 
         os.chdir(self.folder)
@@ -61,7 +68,9 @@ class Task:
             config = checked(composed)
             name = self.names.get(config.run_id) or f"[{HydraConfig.get().job.num + 1}]"
             print(name, flush=True)
-            with own_gpu(config.device, self.gpu_slots) as device:
+            apart = self.sweep is not None
+            said = redirect_stderr(Labelled(sys.stderr, name.partition(" ")[0])) if apart else nullcontext()
+            with said, own_gpu(config.device, self.gpu_slots) as device:
                 return execute(replace(config, device=device), name, self.wait), ""
         except ConfigError as error:
             print(f"pruner: {one_line(error)}", file=sys.stderr, flush=True)
@@ -74,6 +83,7 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
     Every cell is checked before the first one starts. 2: a cell was refused after all; 1: one failed.
     """
     head = hydra.master(general(hydra, words))
+    require(head.hydra.launcher.get("n_jobs") != 0, "hydra.launcher.n_jobs", 0, "1 or more, or -1 for all cores")
     target = head.hydra.sweeper.get("_target_", "")
     if target and not target.endswith(f".{BasicSweeper.__name__}"):
         return _by_another_sweeper(hydra, words, user, only_plan)
@@ -121,14 +131,16 @@ def _launched(
     sweeper = master.hydra.sweeper
     launcher = {str(key): value for key, value in master.hydra.launcher.items()}
     each = sweeper.get("cells_per_gpu") or 1
-    on_gpu = any(cell.config.device in ("auto", "cuda") for cell in left)
-    part = share(launcher, cores_here(), cuda_devices() * each if on_gpu else 0)
-    for key, value in part.settings.items():
-        OmegaConf.update(master.hydra.launcher, key, value)
-    size = min(filter(None, [part.batch, sweeper.get("max_batch_size")]), default=max(1, len(left)))
+    most = sweeper.get("max_batch_size") or len(left)
     names = {cell.config.run_id: cell.name for cell in cells}
     for wait in (False, True):
-        task = Task(names, each if part.finds_gpu else 0, wait, os.getcwd(), user)
+        gpu_slots = room([cell.config.device for cell in left], each)
+        threads = max((cell.config.threads for cell in left), default=0)
+        part = share(launcher, min(most, len(left)), cores_here(), gpu_slots, threads)
+        OmegaConf.update(master, "hydra.launcher", part.launcher, merge=False)
+        keeper = os.getpid() if part.workers else None
+        task = Task(names, each if part.finds_gpu else 0, wait, os.getcwd(), user, keeper)
+        size = min(filter(None, [part.batch, most]), default=1)
         batches = [left[start : start + size] for start in range(0, len(left), size)]
         left = []
         for batch in batches:
@@ -148,8 +160,10 @@ def _launch(
     words = [[*cell.words, *([] if cell.config.threads else [f"threads={threads}"])] for cell in cells]
     context = HydraContext(config_loader=hydra.engine.config_loader, callbacks=Callbacks(master))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
+    first = cells[0].number - 1
     try:
-        return [_outcome(job) for job in launcher.launch(words, initial_job_idx=cells[0].number - 1)]
+        jobs = launcher.launch(words, first) if task.sweep is None else with_workers(launcher, words, first)
+        return [_outcome(job) for job in jobs]
     except Exception as error:  # a worker that was killed, a cluster that is not there: each engine has its own
         said = f"{type(launcher).__name__}: {type(error).__name__}: {error}"
         return [(1, one_line(said))] * len(cells)
@@ -193,6 +207,8 @@ def _by_another_sweeper(hydra: Composer, words: Sequence[str], user: str | None,
     """A sweep whose cells are decided as it goes, by a sweeper that is not ours; gives the worst exit status."""
     if only_plan:
         raise ConfigError("--plan: not with a sweeper that decides on cells as it goes; leave out hydra/sweeper")
+    if not any(word.startswith(f"{GROUP}=") for word in words):
+        words = [*words, f"{GROUP}=basic"]  # it may want to see what a cell came to before it decides on the next one
     hydra.master(words)
     task = Task({}, 1, True, os.getcwd(), user)
     batches = hydra.engine.multirun(hydra.name, partial(_status, task), list(words))

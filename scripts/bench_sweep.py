@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How many cells of a sweep an hour: one after the other, or several at once (hydra/launcher=cores).
+"""How many cells of a sweep an hour: one after the other, or several at once, as is the default.
 
     python scripts/bench_sweep.py [--cells 8] [--rounds 2] [--output FILE.csv] [key=value ...]
 
 The cells are seeds of one setting, by default of dtp at weight 0.9 on digits, each with a dense network of its own.
-Every sweep is a process as a user starts it, in a folder of its own; the ways take turns. Needs pruner[joblib].
+Every sweep is a process as a user starts it, in a folder of its own; the ways take turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pruner.results.store import commit_of
 
 WAYS = {
     "one after the other": ["hydra/launcher=basic"],
-    "several at once": ["hydra/launcher=cores"],
+    "several at once": [],
 }
 
 
@@ -71,7 +71,8 @@ def swept(words: list[str], cells: int) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [sys.executable, "-m", "pruner", "-m", *words, f"output_dir={folder}"]
-        subprocess.run(command, check=True, capture_output=True)
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}  # all threads
+        subprocess.run(command, check=True, capture_output=True, env=environment)
         seconds = time.perf_counter() - start
         (results,) = Path(folder).glob("sweeps/*/results.csv")
         rows = read_rows(results)

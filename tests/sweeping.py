@@ -11,6 +11,7 @@ from pruner.folders import conf_folder
 from pruner.results.row import Row, read_rows
 
 QUICK = ["dataset=synthetic", "model=lenet_300_100", "recipe=smoke", "device=cpu"]
+ONE_BY_ONE = "hydra/launcher=basic"  # cells in this very process, in order, where what a test has patched holds
 TIMES = ("dense_seconds", "prune_seconds", "finetune_seconds", "latency_ms", "dense_latency_ms")
 
 # Six cells that can be done, and a seventh whose method raises an error in its first step.

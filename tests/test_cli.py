@@ -28,6 +28,7 @@ from pruner.config import Config, Recipe
 from pruner.folders import conf_folder
 from pruner.models import torchvision_names
 from pruner.options import resolve
+from tests.sweeping import ONE_BY_ONE
 
 CONF = conf_folder()
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -416,7 +417,7 @@ def handlers() -> Iterator[list[logging.Handler]]:
 def test_a_sweep_runs_every_cell_in_order(
     runs: list[Config], handlers: list[logging.Handler], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["recipe=smoke", "-m", "method=gmp,random", "sparsity=0.8,0.9"]) == 0
+    assert main(["recipe=smoke", "-m", ONE_BY_ONE, "method=gmp,random", "sparsity=0.8,0.9"]) == 0
     cells = [("gmp", 0.8), ("gmp", 0.9), ("random", 0.8), ("random", 0.9)]
     assert [(run.method.label, run.sparsity) for run in runs] == cells
     assert {run.recipe.name for run in runs} == {"smoke"}
@@ -428,8 +429,8 @@ def test_a_sweep_runs_every_cell_in_order(
 
 
 def test_a_failing_cell_does_not_stop_the_others(runs: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", "seed=0,1,3", "output_dir=elsewhere"]) == 1
-    assert main(["-m", "seed=0,2,1,3"]) == 2
+    assert main(["-m", ONE_BY_ONE, "seed=0,1,3", "output_dir=elsewhere"]) == 1
+    assert main(["-m", ONE_BY_ONE, "seed=0,2,1,3"]) == 2
     assert [run.seed for run in runs] == [0, 1, 3, 0, 2, 1, 3]
     said = capsys.readouterr()
     assert said.err == "pruner: method.x=1: found out late\n"
@@ -440,14 +441,14 @@ def test_a_failing_cell_does_not_stop_the_others(runs: list[Config], capsys: pyt
 @pytest.mark.parametrize("sweeper", ["basic", "grids"])
 def test_hydras_own_sweeper_will_do_and_folders_may_have_odd_names(sweeper: str, runs: list[Config]) -> None:
     words = [f"hydra/sweeper={sweeper}", "hydra.sweeper.max_batch_size=2", 'output_dir="it\'s here"']
-    assert main(["-m", *words, "seed=0,3,4"]) == 0
+    assert main(["-m", ONE_BY_ONE, *words, "seed=0,3,4"]) == 0
     assert [run.seed for run in runs] == [0, 3, 4]
     assert [path.name for path in Path().glob("*/sweeps/*/*")] == ["sweep.yaml"]
     assert [path.name for path in Path().iterdir()] == ["it's here"]
 
 
 def test_what_is_swept_can_be_a_range_or_a_reference(runs: list[Config]) -> None:
-    assert main(["-m", "seed=range(3,6)", "method.ramp=${sparsity}", "sparsity=0.5"]) == 0
+    assert main(["-m", ONE_BY_ONE, "seed=range(3,6)", "method.ramp=${sparsity}", "sparsity=0.5"]) == 0
     assert [(run.seed, run.method.options["ramp"]) for run in runs] == [(3, 0.5), (4, 0.5), (5, 0.5)]
 
 
@@ -480,7 +481,7 @@ def test_a_users_choices_and_modules(mine: Path, runs: list[Config]) -> None:
 def test_a_users_choices_are_swept_named_and_shown(
     mine: Path, runs: list[Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["-m", "--config-dir", str(mine), "method=coin,random"]) == 0
+    assert main(["-m", ONE_BY_ONE, "--config-dir", str(mine), "method=coin,random"]) == 0
     assert [run.method.label for run in runs] == ["coin", "random"]
     assert main(["--config-dir", str(mine), "--help"]) == 0
     assert "tosses a coin" in capsys.readouterr().out

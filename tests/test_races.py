@@ -12,9 +12,9 @@ import pytest
 from pruner.results.row import Row, read_rows
 from pruner.results.store import RunFolder
 from tests.killing import Nursery, nursery, same
-from tests.sweeping import QUICK, gathered, started, without_times
+from tests.sweeping import ONE_BY_ONE, QUICK, gathered, started, without_times
 
-TWELVE = ["-m", *QUICK, "threads=1", "method=gmp,dtp", "sparsity=0.5,0.7,0.9", "seed=0,1"]
+TWELVE = ["-m", *QUICK, ONE_BY_ONE, "threads=1", "method=gmp,dtp", "sparsity=0.5,0.7,0.9", "seed=0,1"]
 PROCESSES, KILLED = 8, 2
 LONG = 0.5  # seconds after its first run began in which a process dies: some runs take, where all share two cores
 
@@ -63,7 +63,8 @@ def test_eight_processes_share_a_sweep_and_two_of_them_die(processes: Nursery, t
 def test_a_sweep_that_is_asked_to_stop_says_what_there_is(
     number: signal.Signals, processes: Nursery, tmp_path: Path
 ) -> None:
-    words = ["-m", *QUICK, "threads=1", "method=magnitude", "recipe.dense_epochs=1,100000", f"output_dir={tmp_path}"]
+    words = ["-m", *QUICK, ONE_BY_ONE, "threads=1", "method=magnitude", f"output_dir={tmp_path}"]
+    words.append("recipe.dense_epochs=1,100000")
     (stopped,) = processes.sweep(words, [0.3], since="dense 2/100000", with_signal=number)
     assert stopped.status == 128 + number, stopped.said
     assert "stopped; the same command goes on from what is saved\n" in stopped.said

@@ -27,12 +27,26 @@ budget comes down over the first part of the phase. The kept weights are folded 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic
+
+
+class Walk(torch.autograd.Function):
+    """The path [n] with one more step of the scores [n], taken in place: a copy is large; differentiable in them."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, path: Tensor, move: bool) -> Tensor:
+        return path.add_(scores).view_as(path) if move else path.view_as(path)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
 
 
 class DTP(Method):
@@ -63,27 +77,27 @@ class DTP(Method):
         start = magnitudes - magnitudes.mean()
         start = start / start.std(correction=0).clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
         self.latent = nn.Parameter(start)
-        # The sum of the scores over the steps made so far, and with the step that is under way.
+        # The sum of the scores over the steps made so far, that which is under way among them.
         self.register_buffer("path", torch.zeros_like(start))
-        self.register_buffer("under_way", torch.zeros_like(start))
+        self._under_way = False
 
     path: Tensor
-    under_way: Tensor
 
     def mask(self, step: int) -> Tensor:
-        path = self.path + self.latent
-        self.under_way = path.detach()
+        path = Walk.apply(self.latent, self.path, not self._under_way)
+        self._under_way = True
         sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
         return self.allocation.soft(path, self.eps / 2, sparsity)
 
     def update(self, step: int) -> None:
-        self.path = self.under_way
+        self._under_way = False
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         return torch.optim.Adam([self.latent], lr=self.score_lr, fused=True)
 
     def scores(self) -> Tensor:
-        return (self.path + self.latent).detach()  # with the scores as they are now
+        # With the scores as they are now.
+        return self.path.clone() if self._under_way else self.path + self.latent.detach()
 
     def final_mask(self) -> Tensor:
         return self.allocation.soft(self.scores(), self.eps / 2)

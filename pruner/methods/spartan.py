@@ -60,7 +60,7 @@ class Spartan(Method):
         # The standardised magnitudes that the latest mask was made of, its soft and its hard form.
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("soft", torch.ones_like(self.ranking))
-        self.register_buffer("top", torch.ones_like(self.ranking))
+        self.register_buffer("top", torch.ones_like(self.ranking, dtype=torch.bool))
 
     ranking: Tensor
     soft: Tensor
@@ -92,5 +92,5 @@ class Spartan(Method):
         beta = self.beta_start + linear(self.beta_end - self.beta_start, progress, self.freeze)
         soft = self.allocation.soft(values, temperature=1 / beta, sparsity=sparsity)
         self.ranking, self.soft = values.detach(), soft.detach()
-        self.top = self.allocation.hard(self.ranking, sparsity)
+        self.top = self.allocation.hard(self.ranking, sparsity).bool()
         return soft

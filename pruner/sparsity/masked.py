@@ -32,9 +32,15 @@ class MaskedModel(nn.Module):
         self.model = model
         self.units = units
         self._bits = {layer.weight: bits for layer in units.layers if layer.prunable and bits}
-        self.mask: Tensor = torch.ones(units.n)  # the last mask applied, without gradients
+        self._mask: Tensor = torch.ones(units.n)
+        self._hidden_but: Tensor | None = None
         self._gates: dict[str, Tensor] = {}
         self._shown: dict[str, Tensor] = {}
+
+    @property
+    def mask(self) -> Tensor:
+        """The last mask [n] applied, without gradients; 0 for what is hidden."""
+        return self._mask if self._hidden_but is None else self._mask * self._hidden_but
 
     def forward(self, *inputs: Any) -> Any:
         masked = self._masked()
@@ -59,15 +65,15 @@ class MaskedModel(nn.Module):
             if name in names
         }
         for name, shown in self._shown.items():
-            masked[name] = masked[name] - (masked[name] * (1 - shown)).detach()
+            masked[name] = masked[name] - (masked[name] * shown.logical_not()).detach()
         return masked
 
     def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
         """From now on the forward pass applies the mask [n], which may carry gradients to scores.
 
-        Units where the 0/1 tensor `shown` [n] is 0 are zero in the forward pass; gradients flow as if they were not.
+        Units where `shown` [n], of 0 and 1 or of bool, is 0 are zero in the forward pass; gradients flow as if they were not.
         """
-        self.mask = mask.detach() if shown is None else mask.detach() * shown
+        self._mask, self._hidden_but = mask.detach(), shown
         self._gates = self.units.gates(mask)
         self._shown = {} if shown is None else self.units.gates(shown)
 
@@ -85,7 +91,7 @@ class MaskedModel(nn.Module):
 
     def fix(self, hard: Tensor) -> None:
         """From now on the forward pass sees exact zeros wherever the 0/1 mask `hard` [n] leaves nothing."""
-        self.mask = hard
+        self._mask, self._hidden_but = hard, None
         self._shown = {}
         self._gates = {name: zero for name, zero in self.units.zeros(hard).items() if not bool(zero.all())}
 

@@ -105,7 +105,8 @@ class WeightUnits(TileUnits):
         return None if budget == "params" else super().cost(budget)
 
     def magnitudes(self, parameters: Parameters) -> Tensor:
-        return self.sum_over(parameters).abs()
+        # Weight by weight, so that what the gradient needs are the weights themselves and not a copy of all.
+        return self.sum_over({layer.weight: parameters[layer.weight].abs() for layer in self._prunable})
 
     def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
         return [self._spread(layer, self.layer_mask(layer, mask)).flatten(1)]

@@ -19,6 +19,7 @@ from pruner.config import Config, expand
 from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
 from pruner.methods.base import Method, Setup
+from pruner.processes import check_batch, first
 from pruner.report import report, seconds
 from pruner.results.row import Row
 from pruner.results.store import FORMAT, DenseStore
@@ -47,7 +48,7 @@ class Bench:
 
     def network(self) -> MaskedModel:
         """The model under masks, with its weights quantised where the config asks for it."""
-        return MaskedModel(self.model, self.allocation.units, self.config.quantization.bits)
+        return MaskedModel(self.model, self.allocation.units, self.config.quantization.bits, self.config.compile)
 
     def method(self) -> tuple[Method, ImageSet]:
         """The run's method, set up from the model as it is now, and the images left for training the weights."""
@@ -86,7 +87,8 @@ def prepare(config: Config) -> Bench:
     units = make_units(model, data.shape, config.granularity, budget.exclude, config.block, config.nm)
     allocation = Allocation(units, budget.name, config.scope, config.sparsity, budget.min_units, config.ratios)
     bench = Bench(config, data, device, model, allocation)
-    bench.method()  # a rehearsal: wrong options are refused now, not after the dense phase
+    _, images = bench.method()  # a rehearsal: wrong options are refused now, not after the dense phase
+    check_batch(config.recipe.batch_size, len(images))
     return bench
 
 
@@ -98,16 +100,16 @@ def dense_network(bench: Bench) -> Row:
     config, model = bench.config, bench.model
     store = DenseStore(Path(expand(config.output_dir)) / config.dense_id)
     with store.lock():
-        found = store.load(model.state_dict())
+        found = first(lambda: store.load(model.state_dict()))
         if found:
             model.load_state_dict(found[0])
-            store.tidy(done=True)
+            first(lambda: store.tidy(done=True))
             log.info("dense network loaded from %s: accuracy %.2f", store.path, found[1]["accuracy"])
             return found[1]
-        store.tidy(done=False)
-        store.write_config(config.dense_identity())
+        first(lambda: store.tidy(done=False))
+        first(lambda: store.write_config(config.dense_identity()))
         checkpoint = Checkpoint(store.checkpoint)
-        network = MaskedModel(model, bench.allocation.units)
+        network = MaskedModel(model, bench.allocation.units, compiled=config.compile)
         trainer = Trainer(network, bench.data.train, config.recipe, "dense", config.seed)
         epochs: list[Epoch] = []
         if state := checkpoint.load():
@@ -117,9 +119,9 @@ def dense_network(bench: Bench) -> Row:
                 epochs = state["epochs"]
 
         def finished(numbers: Epoch) -> None:
-            store.check()
+            first(store.check)
             epochs.append(report(numbers, trainer.settings.epochs))
-            store.write_epochs(epochs)
+            first(lambda: store.write_epochs(epochs))
 
         def now() -> dict[str, Any]:
             return {"epochs": epochs, "model": model.state_dict(), "trainer": trainer.state_dict()}
@@ -128,7 +130,7 @@ def dense_network(bench: Bench) -> Row:
         accuracy: Accuracy = bench.evaluate(model)
         info: dict[str, Any] = {"accuracy": accuracy.top1, "accuracy_top5": accuracy.top5}
         info["seconds"] = seconds(epochs, "dense")
-        store.check()
-        store.save(model.state_dict(), {**info, "format": FORMAT, **checkpoint.versions})
-        store.tidy(done=True)
+        first(store.check)
+        first(lambda: store.save(model.state_dict(), {**info, "format": FORMAT, **checkpoint.versions}))
+        first(lambda: store.tidy(done=True))
         return info

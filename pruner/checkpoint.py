@@ -16,6 +16,7 @@ import torch
 
 from pruner import __version__
 from pruner.checks import ConfigError
+from pruner.processes import first
 from pruner.results.row import one_line, write_atomically
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ class Checkpoint:
 
         Raises ConfigError that names the file when it is damaged, or of another format.
         """
+        return first(self._load)
+
+    def _load(self) -> dict[str, Any]:
         if not self.path.exists():
             return {}
         try:
@@ -113,6 +117,6 @@ class Saver:
     def save(self) -> None:
         """Saves now. Raises OSError."""
         start = time.monotonic()
-        self._checkpoint.save(self._state())
+        first(lambda: self._checkpoint.save(self._state()))
         self._saved = time.monotonic()
         self._took = self._saved - start

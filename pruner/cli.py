@@ -21,20 +21,27 @@ from pruner.cells import Cell, general
 from pruner.checks import ConfigError
 from pruner.composing import Composer, checked, composer, torchvision_choices
 from pruner.folders import conf_folder, user_folder
+from pruner.processes import joined, leads, world
 
 REFUSED_FLAGS = ("config_path", "experimental_rerun")  # a second conf folder, and unpickling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: sys.argv) and gives its exit status: 0, 1 or 2 as in the manual."""
-    try:
-        return _answer(sys.argv[1:] if argv is None else list(argv))
-    except ConfigError as error:
-        print(f"pruner: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("pruner: interrupted", file=sys.stderr)
-        return 130
+    with joined():
+        try:
+            return _answer(sys.argv[1:] if argv is None else list(argv))
+        except ConfigError as error:
+            _complain(f"pruner: {' '.join(str(error).split())}")
+            return 2
+        except KeyboardInterrupt:
+            _complain("pruner: interrupted")
+            return 130
+
+
+def _complain(line: str) -> None:
+    if leads():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _answer(argv: list[str]) -> int:
@@ -98,6 +105,8 @@ def _parse_flags(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.N
 def _start(hydra: Composer, words: list[str], flags: argparse.Namespace) -> int:
     """One run, or a sweep: with -m, or where the config says hydra.mode=MULTIRUN, as experiments do."""
     if flags.multirun or hydra.master(general(hydra, words)).hydra.mode is RunMode.MULTIRUN:
+        if world() > 1:
+            raise ConfigError("torchrun: its processes share one run; start a sweep without it (hydra/launcher=cores)")
         return sweep.start(hydra, words, flags.config_dir, flags.plan)
     config = checked(hydra.compose(words))
     if flags.plan:

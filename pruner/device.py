@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from pruner.checks import ConfigError
+from pruner import processes
+from pruner.checks import ConfigError, require
 
 
 def pick_device(name: str, threads: int = 0) -> torch.device:
     """The device that `name` stands for; `auto` is the first CUDA device, or the CPU. Sets the CPU's threads.
+
+    Where several processes work on a run, `auto` and `cuda` are the CUDA device of this process's number.
 
     Convolutions are made to choose deterministic algorithms, so that a seed gives one result on one machine.
     Denormal floats count as zero: masks that fade to nothing are full of them, and on a CPU they cost a hundred times
@@ -21,13 +24,26 @@ def pick_device(name: str, threads: int = 0) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and processes.world() > 1 and torch.cuda.is_available():
+        name = _own_gpu(name)
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device={name}: torch cannot use it ({str(error).splitlines()[0]})") from error
     return device
+
+
+def _own_gpu(name: str) -> str:
+    """The GPU of this process among several of one run; its own collectives use it from now on."""
+    number, count = processes.here()
+    gpus = torch.cuda.device_count()
+    require(name == "cuda", "device", name, f"{processes.world()} processes need one each; use auto or cuda")
+    enough = f"{count} processes on this machine, but {gpus} GPUs; give torchrun --nproc-per-node {gpus}, or device=cpu"
+    require(count <= gpus, "device", name, enough)
+    torch.cuda.set_device(number)
+    return f"cuda:{number}"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pruner.bench import Bench
 from pruner.checkpoint import Checkpoint, Saver
+from pruner.processes import first
 from pruner.report import report
 from pruner.results.store import RunFolder
 from pruner.training import Epoch, Trainer
@@ -49,8 +50,11 @@ class Diary:
         """
 
         def finished(numbers: Epoch) -> None:
-            self.folder.check()
+            first(self.folder.check)
             self.epochs.append(report(watch(numbers), trainer.settings.epochs))
+            first(write)
+
+        def write() -> None:
             self.folder.write_epochs(self.epochs)
             self.folder.write_ratios(self.ratios)
             self.folder.write_masks(self.masks)

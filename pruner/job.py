@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pruner.checks import ConfigError
 from pruner.config import Config, expand
+from pruner.processes import first, in_turn, leads, origin
 from pruner.results.console import already_done, in_one_line, summary
 from pruner.results.row import Row, one_line
 from pruner.results.store import Held, RunFolder
@@ -28,10 +29,10 @@ def execute(config: Config, cell: str = "", wait: bool = True) -> int:
     Raises ConfigError, with nothing written, for what can be refused before any work.
     """
     folder = RunFolder(Path(expand(config.output_dir)) / config.run_id)
-    row = folder.finished()
+    row = first(folder.finished)
     before = row is not None
     if row is not None:
-        folder.tidy_if_left()
+        first(folder.tidy_if_left)
     else:
         with console_log(), endings_raise():
             try:
@@ -53,14 +54,14 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
     from pruner import run  # torch is not imported for what is done already
 
     try:
-        bench = run.prepare(config)
+        bench = in_turn(lambda: run.prepare(config))
     except ConfigError:
         raise
     except Exception as error:  # whatever it is belongs into the run's row and log
         with folder.lock(wait), file_log(folder.log):
             return _failed(config, folder, error), False
     with folder.lock(wait):
-        if found := folder.finished():
+        if found := first(folder.finished):
             return found, True
         with file_log(folder.log):
             try:
@@ -73,12 +74,16 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
                 raise
             except Exception as error:  # likewise
                 return _failed(config, folder, error), False
-        try:
-            with folder.log.open("a", encoding="utf-8") as stream:
-                stream.write(f"{summary(row, folder.path)}\n")
-        except OSError as error:  # the row is there, and that is what counts
-            log.warning("the summary is not in run.log: %s", one_line(error))
+        first(lambda: _append(folder.log, summary(row, folder.path)))
         return row, False
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{text}\n")
+    except OSError as error:  # the row is there, and that is what counts
+        log.warning("the summary is not in run.log: %s", one_line(error))
 
 
 def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
@@ -88,8 +93,10 @@ def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
     """
     from pruner import report
 
-    text = one_line(f"{type(error).__name__}: {error}")
+    text = origin(error, one_line(f"{type(error).__name__}: {error}"))
     row = {**report.identity_columns(config), "status": "failed", "error": text}
+    if not leads():
+        return row
     try:
         if folder.path.exists():
             folder.write_result(row)
@@ -102,20 +109,25 @@ def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
 @contextmanager
 def console_log() -> Iterator[None]:
     """What happens goes to stderr, line by line, so that stdout holds the results alone."""
-    with handler(logging.StreamHandler(sys.stderr), Message()):
+    with handler(logging.StreamHandler(sys.stderr) if leads() else logging.NullHandler(), Message()):
         yield
 
 
 @contextmanager
 def file_log(path: Path) -> Iterator[None]:
     """What the console says goes to `path` as well, with tracebacks. Raises ConfigError where it cannot."""
+    opened: list[logging.Handler] = []
+    first(lambda: opened.append(_run_log(path)))
+    with handler(opened[0] if opened else logging.NullHandler(), logging.Formatter("%(asctime)s %(message)s")):
+        yield
+
+
+def _run_log(path: Path) -> RunLog:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        to = RunLog(path, encoding="utf-8")
+        return RunLog(path, encoding="utf-8")
     except OSError as error:
         raise ConfigError(one_line(f"{path}: cannot be written ({error.strerror})")) from error
-    with handler(to, logging.Formatter("%(asctime)s %(message)s")):
-        yield
 
 
 class RunLog(logging.FileHandler):

@@ -15,6 +15,7 @@ from pruner.diary import Diary
 from pruner.latency import latencies
 from pruner.methods.base import Method
 from pruner.networks import save_model
+from pruner.processes import first, part
 from pruner.removal import without
 from pruner.report import description, identity_columns, seconds, warn_undecided
 from pruner.results.row import Row
@@ -22,7 +23,7 @@ from pruner.results.store import RunFolder, commit_of
 from pruner.sparsity.counts import count, revived
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.size import network_bytes
-from pruner.training import Epoch, Trainer, TrainingError, accuracy_over
+from pruner.training import Accuracy, Epoch, Trainer, TrainingError, accuracy_over
 
 __all__ = ["Bench", "prepare", "run"]
 
@@ -47,17 +48,19 @@ def run(bench: Bench, folder: RunFolder) -> Row:
 
     A run that was interrupted goes on from the state that was saved last.
     """
-    folder.tidy(done=False)
-    folder.write_config(bench.config.to_dict())
+    first(lambda: folder.tidy(done=False))
+    first(lambda: folder.write_config(bench.config.to_dict()))
     dense = dense_network(bench)
     diary = Diary(bench, folder)
     network = bench.network()
     pruned = None if diary.phase == "finetune" else prune(bench, network, diary)
     pruned = finetune(bench, network, pruned, diary)
-    folder.check()
-    row = {**evaluate(bench, folder, pruned), **timing(diary.epochs, dense), **made_with(diary.checkpoint.versions)}
-    folder.write_result(row)
-    folder.tidy(done=True)
+    first(folder.check)
+    final = bench.evaluate(bench.model)  # the plain model as it is saved
+    row = first(lambda: evaluated(bench, folder, pruned, final))
+    row |= {**timing(diary.epochs, dense), **made_with(diary.checkpoint.versions)}
+    first(lambda: folder.write_result(row))
+    first(lambda: folder.tidy(done=True))
     return row
 
 
@@ -111,10 +114,9 @@ def finetune(bench: Bench, network: MaskedModel, pruned: Pruned | None, diary: D
     return pruned
 
 
-def evaluate(bench: Bench, folder: RunFolder, pruned: Pruned) -> Row:
-    """Tests the plain model as it is saved, counts what is left of it, and writes its files; gives their columns."""
+def evaluated(bench: Bench, folder: RunFolder, pruned: Pruned, final: Accuracy) -> Row:
+    """Counts what is left of the model, whose accuracy is `final`, and writes its files; gives their columns."""
     config, model, units, hard = bench.config, bench.model, bench.allocation.units, pruned.hard
-    final = bench.evaluate(model)
     counts, layers = count(model, bench.data.shape, units, hard)
     folder.write_layers(
         {**row, "granularity": config.granularity, **pruned.measures.get(row["layer"], {})} for row in layers
@@ -181,6 +183,6 @@ def gap(bench: Bench, network: MaskedModel, method: Method) -> float:
     accuracies = []
     for mask in (network.mask, hardened):
         network.gate(mask)
-        batches = islice(bench.data.train.batches(500, seed=0), GAP_BATCHES)
+        batches = islice(bench.data.train.batches(500, seed=0, part=part()), GAP_BATCHES)
         accuracies.append(accuracy_over(network, batches, bench.config.recipe.precision).top1)
     return accuracies[0] - accuracies[1]

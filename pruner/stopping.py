@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from pruner import processes
 
 # What asks a process to end: a terminal that closes, kill, time limits of clusters.
 ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -58,13 +60,19 @@ class Signals:
     def __exit__(self, *failed: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self.let_through()
+        self.let_through(tuple(self.came))
 
-    def let_through(self) -> None:
-        """Calls the handlers of what came, which as a rule raise; training goes on where they do not."""
-        while self.came:
-            number = self.came.pop(0)
-            self._handlers[number](number, None)
+    def of_all(self, due: bool) -> list[int]:
+        """What came to any process of the run, and a 0, which is no signal, where something is `due` on any."""
+        return processes.union([*self.came, *([0] if due else [])])
+
+    def let_through(self, numbers: Sequence[int]) -> None:
+        """Calls the handlers of these signals, which as a rule raise; training goes on where they do not."""
+        for number in numbers:
+            if number in self.came:
+                self.came.remove(number)
+            if number in self._handlers:
+                self._handlers[number](number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in self.came:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from pruner import batchnorm, processes
 from pruner.checkpoint import Saver
 from pruner.config import Recipe
 from pruner.data import ImageSet
@@ -43,7 +44,8 @@ class Trainer:
     """One phase of a run, step by step. Its state can be saved between any two steps.
 
     Everything random in an epoch comes from the run's seed, the phase and the epoch's number, so a phase gives the
-    same result whether what came before was trained now, loaded or continued.
+    same result whether what came before was trained now, loaded or continued. Several processes have a share of every
+    batch each, and make the same steps of the same network and masks (see `pruner.processes`).
     """
 
     def __init__(
@@ -74,11 +76,13 @@ class Trainer:
         """Trains what is left of the phase; `finished` gets the numbers of each epoch (EPOCH_COLUMNS) when it ends.
 
         `saver` saves the state when it is due, and when a signal came that asks to stop, which is then let through.
-        Raises TrainingError when the loss or a weight is no longer finite; such a state is not saved.
+        Raises TrainingError when the loss or a weight is no longer finite, or when processes have come apart; such a
+        state is not saved.
         """
         with Signals() as signals:
             while self.epoch < self.settings.epochs:
                 self._train_epoch(lambda: self._pause(saver, signals, within=True))
+                self._check_agreement()
                 numbers = self._numbers()
                 self.epoch += 1
                 self.step, self.seconds = 0, 0.0
@@ -114,12 +118,13 @@ class Trainer:
         seed = derive(self.seed, self.name, self.epoch)
         torch.manual_seed(seed)  # dropout, and whatever a method draws in a step
         self.network.train()
-        batches = self.images.batches(self.recipe.batch_size, seed=seed, augment=True, start=self.step)
+        part = processes.part()
+        batches = self.images.batches(self.recipe.batch_size, seed=seed, augment=True, start=self.step, part=part)
         if self.step:
             self._restore_generators()
         every = 1 if self.device.type == "cpu" else STEPS_UNSEEN
         for x, y in self._bar(batches):
-            totals = self._step(self.epoch * self.steps + self.step, x, y)
+            totals = processes.total(self._step(self.epoch * self.steps + self.step, x, y))
             unbroken = totals[:1].isfinite() & (self.totals[3:] == self.step)
             self.totals += torch.cat([totals, unbroken.double()])
             self.step += 1
@@ -138,11 +143,12 @@ class Trainer:
             torch.cuda.set_rng_state(self._generators[1], self.device)
 
     def _pause(self, saver: Saver | None, signals: Signals, within: bool) -> None:
-        if saver and (signals.came or saver.due(within)):
+        came = signals.of_all(due=saver is not None and processes.leads() and saver.due(within))
+        if saver and came:
             self._check_loss()
             self._check_weights()
             saver.save()
-        signals.let_through()
+        signals.let_through(came)
 
     def _check_loss(self) -> None:
         loss, _, _, unbroken = self.totals.tolist()
@@ -157,6 +163,14 @@ class Trainer:
         for name, values in self.method.named_parameters() if self.method else ():
             if bool(values.isnan().any()):
                 raise TrainingError(f"the method's {name} is no longer a number {self._where(self.step)}")
+
+    def _check_agreement(self) -> None:
+        """Raises TrainingError where processes have other masks or weights than others, if only by a bit."""
+        method = self.method.state_dict() if self.method else {}
+        states = {"masks": {"": self.network.mask}, "weights": self.network.model.state_dict(), "methods": method}
+        for name, state in states.items():
+            if not processes.agree(state.values()):
+                raise TrainingError(f"the processes have come apart: their {name} differ {self._where(self.step)}")
 
     def _where(self, step: int) -> str:
         return f"in phase {self.name}, epoch {self.epoch + 1}, step {step}"
@@ -175,6 +189,8 @@ class Trainer:
         }
 
     def _step(self, step: int, x: Tensor, y: Tensor) -> Tensor:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()  # before the forward pass, at whose end memory is fullest
         lr = learning_rate(self.settings, step / (self.steps * self.settings.epochs))
         for group in self.optimizers[0].param_groups:
             group["lr"] = lr
@@ -182,13 +198,13 @@ class Trainer:
             self.network.gate(self.method.mask(step), self.method.shown())
             if self.method.forgets(step):
                 self.optimizers[0].state.clear()
-        with autocast(self.device, self.recipe.precision):
+        with autocast(self.device, self.recipe.precision), batchnorm.over_all_processes():
             logits = self.network(x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         total = loss + self.method.penalty() if self.method else loss
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
         total.backward()
+        trained = [*self.network.parameters(), *(self.method.parameters() if self.method else ())]
+        processes.average([values.grad for values in trained if values.grad is not None])
         for optimizer in self.optimizers:
             optimizer.step()
         if self.method:
@@ -197,9 +213,10 @@ class Trainer:
         return torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
 
     def _bar(self, batches: Any) -> Any:
-        """A progress bar, on a terminal only."""
+        """A progress bar, on a terminal only, and of the first process."""
         title = f"{self.name} {self.epoch + 1}/{self.settings.epochs}"
-        return tqdm(batches, initial=self.step, total=self.steps, desc=title, leave=False, disable=None)
+        hidden = None if processes.leads() else True
+        return tqdm(batches, initial=self.step, total=self.steps, desc=title, leave=False, disable=hidden)
 
 
 def mask_numbers(mask: Tensor, method: Method) -> dict[str, float]:
@@ -213,12 +230,12 @@ def mask_numbers(mask: Tensor, method: Method) -> dict[str, float]:
 
 def evaluate(network: nn.Module, images: ImageSet, batch_size: int, precision: str) -> Accuracy:
     """Accuracy over all the images, each counted once."""
-    return accuracy_over(network, images.batches(batch_size), precision)
+    return accuracy_over(network, images.batches(batch_size, part=processes.part()), precision)
 
 
 @torch.no_grad()
 def accuracy_over(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str) -> Accuracy:
-    """Accuracy over the images of some batches; leaves the network in evaluation mode."""
+    """Accuracy over the images of some batches, of all processes; leaves the network in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
     counts = torch.zeros(3, dtype=torch.float64, device=device)  # right, right among the best five, all
@@ -227,5 +244,5 @@ def accuracy_over(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], 
             logits = network(x)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
         counts += torch.stack([best[:, 0].sum(), best.sum(), best.new_tensor(len(y), dtype=torch.long)])
-    top1, top5 = (100 * counts[:2] / counts[2]).tolist()
-    return Accuracy(top1, top5)
+    top1, top5, count = processes.total(counts.cpu()).tolist()
+    return Accuracy(100 * top1 / count, 100 * top5 / count)

@@ -36,7 +36,13 @@ class Uneven:
         return 2
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for count, label in ((3, 0), (1, 1))[start:]:
             yield torch.zeros(count, 1, 1, 1), torch.full((count,), label)

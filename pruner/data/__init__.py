@@ -48,11 +48,19 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the set: images float32 [B, C, H, W], normalised, channels_last; labels int64 [B].
 
-        The first `start` batches are left out; the others are as if they had not been.
+        The first `start` batches are left out; the others are as if they had not been. With part=(number, parts) each
+        batch is cut into so many parts, as nearly equal as can be, of which this number comes, as in the whole batch;
+        an empty part is left out.
 
         Without a seed (evaluation): in order, and the last batch may be smaller. With a seed (training):
         shuffled and augmented by that seed alone, the same on every device, and what does not fill a batch is

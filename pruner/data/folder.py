@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pruner.config import expand
 from pruner.data import ImageData
 from pruner.data.imageset import (
     normalise,
+    parts_of_pass,
     per_channel,
     seed_of,
     steps_per_pass,
@@ -53,6 +55,16 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
             return self.transform(image), label
 
 
+def _until_told(worker: int) -> None:
+    """Workers serve to the end of the step that a signal lets be made, also where they get the signal themselves.
+
+    As from a terminal's Ctrl-C, and from torchrun, which sends SIGTERM to all of a process's group. They end when the
+    process that they work for tells them, or is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @dataclass(frozen=True, eq=False)
 class FolderSet:
     """An ImageSet of files, each with its label. `augmented` and `plain` decode to uint8 [3, size, size]."""
@@ -75,7 +87,13 @@ class FolderSet:
         return steps_per_pass(len(self), batch_size)
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         if augment and seed is None:
             raise ValueError("augmentation needs a seed")
@@ -84,10 +102,11 @@ class FolderSet:
         order = visiting_order(len(self), batch_size, None if seed is None else generator)
         loader = DataLoader(
             _Decoded(self.samples, self.augmented if augment else self.plain, seed),
-            batch_sampler=[part.tolist() for part in order.split(batch_size)[start:]],
+            batch_sampler=[order[places].tolist() for places in parts_of_pass(len(order), batch_size, start, part)],
             num_workers=min(self.workers, os.cpu_count() or 1),
             pin_memory=self.device.type == "cuda",
             generator=generator,
+            worker_init_fn=_until_told,
         )
         mean, std = (per_channel(values, self.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
         for images, labels in loader:

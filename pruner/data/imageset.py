@@ -31,6 +31,20 @@ def steps_per_pass(count: int, batch_size: int) -> int:
     return max(1, count // batch_size)
 
 
+def parts_of_pass(count: int, batch_size: int, start: int, part: tuple[int, int]) -> Iterator[slice]:
+    """Places in a pass over `count` images: of every batch from number `start` on the part (number, parts), if any.
+
+    Parts differ by at most one image; the longer ones come first.
+    """
+    number, parts = part
+    for first in range(start * batch_size, count, batch_size):
+        size, longer = divmod(min(batch_size, count - first), parts)
+        begin = first + number * size + min(number, longer)
+        end = begin + size + (number < longer)
+        if begin < end:
+            yield slice(begin, end)
+
+
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices (rest, held out) into `labels`, both ascending; every class gives in proportion.
 
@@ -118,7 +132,13 @@ class TensorSet:
         return steps_per_pass(len(self), batch_size)
 
     def batches(
-        self, batch_size: int, *, seed: int | None = None, augment: bool = False, start: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         if augment and seed is None:
             raise ValueError("augmentation needs a seed")
@@ -129,8 +149,7 @@ class TensorSet:
             # Drawn on the CPU for the whole pass: the same on every device, one transfer instead of one a batch.
             offsets = torch.randint(2 * self.crop_padding + 1, (len(order), 2), generator=generator).to(device)
             mirrored = torch.randint(1 + self.flip, (len(order),), generator=generator).bool().to(device)
-        for first in range(start * batch_size, len(order), batch_size):
-            batch = slice(first, first + batch_size)
+        for batch in parts_of_pass(len(order), batch_size, start, part):
             images = self.images.index_select(0, order[batch])
             if augment:
                 images = crop_and_flip(images, self.crop_padding, offsets[batch], mirrored[batch])

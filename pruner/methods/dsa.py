@@ -47,6 +47,7 @@ from pruner.checks import require
 from pruner.data import ImageSet
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import cubic, fall
+from pruner.processes import average
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
 
@@ -264,6 +265,7 @@ class DSA(Method):
         alpha = self.keep_ratios().requires_grad_()
         loss = F.cross_entropy(self.setup.logits(self._sample(self.probabilities(alpha, step)), images), labels)
         (slope,) = torch.autograd.grad(loss, alpha)
+        average([slope])  # where several processes work on a run, theirs may differ in the last bit
         price = torch.autograd.functional.jacobian(self.cost, alpha.detach().double().cpu())
         with torch.no_grad():
             for buffer, saved in zip(self.setup.model.buffers(), before, strict=True):

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from pruner.checks import ConfigError
+from pruner.processes import first
 from pruner.results.row import one_line
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,21 @@ class Held(Exception):
 
 @contextmanager
 def locked(folder: Path, file: Path, wait: bool) -> Iterator[None]:
-    """Waits until no other process has a `folder`'s lock `file`, then keeps others out. Without `wait` raises Held.
+    """Waits until no other run has a `folder`'s lock `file`, then keeps others out. Without `wait` raises Held.
 
-    Not reentrant. Raises ConfigError where nothing can be locked.
+    Of several processes of one run the first has it for all. Not reentrant. Raises ConfigError where nothing can be
+    locked.
     """
+    taken: list[BaseFileLock] = []
+    first(lambda: taken.append(_taken(folder, file, wait)))
+    try:
+        yield
+    finally:
+        for lock in taken:
+            lock.release()
+
+
+def _taken(folder: Path, file: Path, wait: bool) -> BaseFileLock:
     lock: BaseFileLock = FileLock(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +59,4 @@ def locked(folder: Path, file: Path, wait: bool) -> Iterator[None]:
             raise NotImplementedError("this file system has no locks that end with their holder (flock)")
     except (OSError, NotImplementedError) as error:
         raise ConfigError(one_line(f"{file}: cannot be locked ({error})")) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock

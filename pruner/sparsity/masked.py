@@ -33,14 +33,14 @@ class MaskedModel(nn.Module):
         self.units = units
         self._bits = {layer.weight: bits for layer in units.layers if layer.prunable and bits}
         self._mask: Tensor = torch.ones(units.n)
-        self._hidden_but: Tensor | None = None
+        self._seen: Tensor | None = None
         self._gates: dict[str, Tensor] = {}
         self._shown: dict[str, Tensor] = {}
 
     @property
     def mask(self) -> Tensor:
         """The last mask [n] applied, without gradients; 0 for what is hidden."""
-        return self._mask if self._hidden_but is None else self._mask * self._hidden_but
+        return self._mask if self._seen is None else self._mask * self._seen
 
     def forward(self, *inputs: Any) -> Any:
         masked = self._masked()
@@ -71,9 +71,10 @@ class MaskedModel(nn.Module):
     def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
         """From now on the forward pass applies the mask [n], which may carry gradients to scores.
 
-        Units where `shown` [n], of 0 and 1 or of bool, is 0 are zero in the forward pass; gradients flow as if they were not.
+        Units where `shown` [n], of 0 and 1 or of bool, is 0 are zero in the forward pass; gradients flow as if they
+        were not.
         """
-        self._mask, self._hidden_but = mask.detach(), shown
+        self._mask, self._seen = mask.detach(), shown
         self._gates = self.units.gates(mask)
         self._shown = {} if shown is None else self.units.gates(shown)
 
@@ -91,7 +92,7 @@ class MaskedModel(nn.Module):
 
     def fix(self, hard: Tensor) -> None:
         """From now on the forward pass sees exact zeros wherever the 0/1 mask `hard` [n] leaves nothing."""
-        self._mask, self._hidden_but = hard, None
+        self._mask, self._seen = hard, None
         self._shown = {}
         self._gates = {name: zero for name, zero in self.units.zeros(hard).items() if not bool(zero.all())}
 

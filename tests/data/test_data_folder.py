@@ -1,5 +1,8 @@
 """Trees of class folders: the tree's check, decoding, and independence of the number of workers."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from PIL import Image
 
 from pruner.checks import ConfigError
 from pruner.config import Choice
-from pruner.data import ImageData, load
+from pruner.data import ImageData, folder, load
 from pruner.data.paths import check_folder
 
 CLASSES = ("cat", "dog", "eel")
@@ -74,6 +77,38 @@ def test_a_pass_goes_on_in_its_middle_with_the_same_batches(tree: Path, workers:
     whole, rest = (list(train.batches(5, seed=11, augment=True, start=start)) for start in (0, 2))
     assert len(whole) == 3 and len(rest) == 1
     assert torch.equal(whole[2][0], rest[0][0]) and torch.equal(whole[2][1], rest[0][1])
+
+
+def test_parts_of_batches_are_disjoint_and_complete(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of what a part leaves to others nothing is decoded."""
+    train = get(tree).train
+    whole = list(train.batches(7, seed=3, augment=True))
+    opened: list[str] = []
+    decode = folder.default_loader
+
+    def noted(path: str) -> Image.Image:
+        opened.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(folder, "default_loader", noted)
+    parts = [list(train.batches(7, seed=3, augment=True, part=(number, 3))) for number in range(3)]
+    for (images, labels), *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([x for x, _ in shares]), images)
+        assert [y.tolist() for _, y in shares] == [labels[:3].tolist(), labels[3:5].tolist(), labels[5:].tolist()]
+    assert len(opened) == len(set(opened)) == 14
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_serve_on_when_all_of_a_group_is_told_to_end(tree: Path, number: int) -> None:
+    """The step that is under way needs them; it is for the process that they work for to end."""
+    expected = list(get(tree).train.batches(2, seed=0))
+    batches = get(tree, workers=2).train.batches(2, seed=0)
+    found = [next(batches)]
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+    found += batches
+    assert all(torch.equal(x, y) for (x, _), (y, _) in zip(found, expected, strict=True))
 
 
 def test_the_seed_decides(tree: Path) -> None:

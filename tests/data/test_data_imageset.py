@@ -77,6 +77,23 @@ def test_a_pass_goes_on_in_its_middle_with_the_same_batches(augment: bool, start
         assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_parts_of_batches_are_disjoint_and_complete(seed: int | None, parts: int) -> None:
+    """Together they are the whole pass, augmented as there; batches of ten, and a rest of five for eight parts."""
+    train = make_data(25).train
+    whole = list(train.batches(10, seed=seed, augment=seed is not None))
+    cut = [list(train.batches(10, seed=seed, augment=seed is not None, part=(n, parts))) for n in range(parts)]
+    for number, (images, labels) in enumerate(whole):
+        shares = [part[number] for part in cut if number < len(part)]
+        assert torch.equal(torch.cat([x for x, _ in shares]), images)
+        assert torch.equal(torch.cat([y for _, y in shares]), labels)
+        sizes = [len(y) for _, y in shares]
+        assert len(sizes) == min(parts, len(labels)) and max(sizes) - min(sizes) <= 1
+    later = [list(train.batches(10, seed=seed, start=1, part=(n, parts))) for n in range(parts)]
+    assert sum(len(y) for part in later for _, y in part) == sum(len(y) for _, y in whole[1:])
+
+
 def test_seeds_that_differ_only_beyond_32_bits_differ() -> None:
     data = make_data()
     assert visited(data, 16, 7) != visited(data, 16, 7 + 2**32)

@@ -49,8 +49,8 @@ WORDS = [
     "recipe.prune_epochs=100",
 ]
 MEMORY_STEPS = 3
-AT_A_TIME = 4  # steps: as many as DSA makes for one of its ratios
-ROUNDS, SECONDS = 50, 80.0  # of the two in turn: whichever ends first
+AT_A_TIME = 8  # steps: as many as DSA makes for one of its ratios
+ROUNDS, SECONDS = 50, 40.0  # of the two in turn: whichever ends first
 
 
 def main() -> None:

@@ -38,6 +38,11 @@ SIZES = {
     "smart_nm_vit": (16, 1),
     "spartan_imagenet": (9, 1),
     "spartan_vit_imagenet": (6, 1),
+    "table_filter": (20, 3),
+    "table_homes": (12, 3),
+    "table_lenet": (6, 3),
+    "table_vit": (8, 3),
+    "table_weight": (16, 3),
     "tune_filter": (25, 1),
     "tune_weight": (30, 1),
 }
@@ -60,6 +65,11 @@ ONE_CELL = {
     "smart_nm_vit": f"{VIT} nm.n=2 nm.m=4",
     "spartan_imagenet": f"{IMAGENET} model=resnet18 sparsity=0.9",  # half of the weights of ResNet-50
     "spartan_vit_imagenet": f"{VIT} block.shape=[32,32]",
+    "table_filter": f"{CIFAR} hydra.sweeper.grids=[] method=dsa sparsity=0.5",
+    "table_homes": f"{CIFAR} hydra.sweeper.grids=[] method=smart granularity=block sparsity=0.8",
+    "table_lenet": f"{MNIST} hydra.sweeper.grids=[] method=dpp quantization=int3",
+    "table_vit": f"{CIFAR} hydra.sweeper.grids=[] method=smart granularity=nm",
+    "table_weight": f"{CIFAR} method=pdp sparsity=0.98",
     "tune_filter": f"{CIFAR} dataset.validation=0.2 hydra.sweeper.grids=[] method=dsa method.rate=1.0",
     "tune_weight": f"{CIFAR} dataset.validation=0.2 hydra.sweeper.grids=[] method=dtp method.sharpness=500.0",
 }
@@ -107,7 +117,7 @@ def test_methods_meet_under_equal_conditions(name: str, images: str) -> None:
     for met in settings.values():
         labels = {config.method.label for config in met}
         assert len(labels) > 1
-        assert own_method(name) in labels or own_method(name) in ("shootout", "tune")
+        assert own_method(name) in labels or own_method(name) in ("shootout", "table", "tune")
         assert len({config.dense_id for config in met}) == len({config.recipe for config in met}) == 1
         assert len({config.budget for config in met}) == 1
 

@@ -60,22 +60,28 @@ def keep_probabilities(log_b: Tensor, alpha: Tensor, beta: float) -> Tensor:
     Differentiable in alpha alone: dp_i/dalpha = C f_i / sum_j f_j, f = p (1 - p), by the implicit function theorem; 0
     once every unit is decided. Raises ValueError as `soft_mask` does.
     """
-    return _KeepProbabilities.apply(alpha, log_b.detach(), beta)
-
-
-class _KeepProbabilities(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor, log_b: Tensor, beta: float) -> Tensor:
+    with torch.no_grad():
         p = soft_mask(log_b, float(alpha) * log_b.numel(), temperature=1 / beta)
+    return moved_by(alpha, p)
+
+
+def moved_by(alpha: Tensor, p: Tensor) -> Tensor:
+    """The probabilities p [C] of one group, whose mean is alpha, a scalar: with the gradient that alpha has by them."""
+    return _MovedBy.apply(alpha, p)
+
+
+class _MovedBy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, p: Tensor) -> Tensor:
         ctx.save_for_backward(p)
-        return p
+        return p.view_as(p)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (p,) = ctx.saved_tensors
         f = (p * (1 - p)).double()
-        return ((grads[0] * f).sum() * p.numel() / f.sum().clamp(min=1e-300)).to(p.dtype), None, None
+        return ((grads[0] * f).sum() * p.numel() / f.sum().clamp(min=1e-300)).to(p.dtype), None
 
 
 def group_cost(allocation: Allocation) -> Callable[[Tensor], Tensor]:
@@ -175,7 +181,7 @@ class DSA(Method):
         spread: float = 5.0,
         floor: float = 0.01,
         start: float = 5.0,
-        every: int = 4,
+        every: int = 8,
         rate: float = 2.0,
         pull: float = 0.5,
         duals: int = 10,
@@ -214,14 +220,15 @@ class DSA(Method):
 
     def mask(self, step: int) -> Tensor:
         if step % self.every == 0:
-            self.p = self.probabilities(self.keep_ratios(), step)
+            self.p = self.probabilities(step)
         return self._sample(self.p)
 
-    def probabilities(self, alpha: Tensor, step: int) -> Tensor:
-        """p [n] at this step, before its floor, of keep ratios alpha [groups]; differentiable in alpha."""
+    def probabilities(self, step: int) -> Tensor:
+        """p [n] at this step, before its floor."""
         beta = fall(1.0, self.beta, step / max(1, self.setup.steps - 1))
         logs = [self._rescaled(log_b) for log_b in importance(self.setup).log().split(self.sizes)]
-        return torch.cat([keep_probabilities(log_b, share, beta) for log_b, share in zip(logs, alpha, strict=True)])
+        shares = zip(logs, self.keep_ratios(), strict=True)
+        return torch.cat([keep_probabilities(log_b, share, beta) for log_b, share in shares])
 
     def _rescaled(self, log_b: Tensor) -> Tensor:
         if not self.spread:
@@ -263,7 +270,9 @@ class DSA(Method):
         (images, labels), self._next = next(self._batches), number + 1
         before = [buffer.clone() for buffer in self.setup.model.buffers()]
         alpha = self.keep_ratios().requires_grad_()
-        loss = F.cross_entropy(self.setup.logits(self._sample(self.probabilities(alpha, step)), images), labels)
+        parts = zip(alpha, self.p.split(self.sizes), strict=True)
+        mask = self._sample(torch.cat([moved_by(share, part) for share, part in parts]))
+        loss = F.cross_entropy(self.setup.logits(mask, images), labels)
         (slope,) = torch.autograd.grad(loss, alpha)
         average([slope])  # where several processes work on a run, theirs may differ in the last bit
         price = torch.autograd.functional.jacobian(self.cost, alpha.detach().double().cpu())

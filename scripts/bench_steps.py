@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What a step of the prune phase costs over a step of the dense phase, in time and in memory, method by method.
 
-    python scripts/bench_steps.py [--methods dtp,...] [--threads N] [--device D] [--output FILE.csv] [key=value ...]
+    python scripts/bench_steps.py [--methods dtp,...] [--steps 8] [--threads N] [--device D] [--output FILE.csv]
+        [key=value ...]
 
 Dense and prune steps take turns on the same images, a few at a time, so that what else the machine does slows both
 alike, and so that what a method does in some steps only is counted. The key=value words say the rest of the run; the
@@ -11,8 +12,8 @@ default is ResNet-20 on made-up CIFAR-10 images, 128 at once, weights at 0.9:
     python scripts/bench_steps.py --output outputs/tables/bench-steps-resnet50.csv \\
         model=torchvision model.arch=resnet50 dataset.image_size=224 recipe.batch_size=16
 
-Memory is the peak of a process that did three steps, over that of one that did three dense steps, in copies of the
-prunable weights (float32), as Linux tells it; on a GPU the allocator's peak.
+Memory is the peak of what tensors hold in three steps, over that in three dense steps, in copies of the prunable
+weights (float32).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from itertools import accumulate
 
 import torch
 from benching import processor, quartiles, write
+from torch.profiler import ProfilerActivity
 
 from pruner.bench import Bench, prepare
 from pruner.composing import checked, composer
@@ -49,7 +51,6 @@ WORDS = [
     "recipe.prune_epochs=100",
 ]
 MEMORY_STEPS = 3
-AT_A_TIME = 8  # steps: as many as DSA makes for one of its ratios
 ROUNDS, SECONDS = 50, 40.0  # of the two in turn: whichever ends first
 
 
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=8, help="at a time: DSA makes one of its ratios' in eight")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", default="outputs/tables/bench-steps-resnet20.csv")
     parser.add_argument("--memory", choices=["dense", "prune"], help=argparse.SUPPRESS)  # in a process of its own
@@ -69,7 +71,7 @@ def main() -> None:
         return
     rows = []
     for method in methods:
-        rows.append(measured(method, words, sys.argv[1:]))
+        rows.append(measured(method, words, sys.argv[1:], given.steps))
         print("{method}: dense {dense_ms} ms, prune {prune_ms} ms, ratio {ratio} ({ratio_quartiles}), "
               "{extra_copies} copies more".format(**rows[-1]), flush=True)  # fmt: skip
     write(given.output, rows)
@@ -80,11 +82,11 @@ def config_of(words: list[str]) -> Config:
         return checked(hydra.compose(words))
 
 
-def measured(method: str, words: list[str], arguments: list[str]) -> dict[str, object]:
+def measured(method: str, words: list[str], arguments: list[str], steps: int) -> dict[str, object]:
     config = config_of([*words, f"method={method}"])
     benches = [prepare(config), prepare(config)]
     dense, prune = (one_step(bench, phase) for bench, phase in zip(benches, ("dense", "prune"), strict=True))
-    before, after = in_turns([several(dense), several(prune)], ROUNDS, SECONDS)
+    before, after = in_turns([several(dense, steps), several(prune, steps)], ROUNDS, SECONDS)
     ratios = [b / a for a, b in zip(before, after, strict=True)]
     prunable = sum(layer.size for layer in benches[0].allocation.units.layers if layer.prunable)
     child = [sys.executable, __file__, *arguments, "--methods", method, "--memory"]
@@ -98,11 +100,12 @@ def measured(method: str, words: list[str], arguments: list[str]) -> dict[str, o
         "batch": config.recipe.batch_size,
         "image_size": config.dataset.options["image_size"],
         "precision": config.recipe.precision,
-        "dense_ms": round(1000 * statistics.median(before) / AT_A_TIME, 2),
-        "prune_ms": round(1000 * statistics.median(after) / AT_A_TIME, 2),
+        "dense_ms": round(1000 * statistics.median(before) / steps, 2),
+        "prune_ms": round(1000 * statistics.median(after) / steps, 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_quartiles": quartiles(ratios),
         "rounds": len(ratios),
+        "steps_a_round": steps,
         "dense_peak_mb": round(peaks[0] / 2**20, 1),
         "prune_peak_mb": round(peaks[1] / 2**20, 1),
         "extra_copies": round((peaks[1] - peaks[0]) / (4 * prunable), 2),
@@ -134,27 +137,28 @@ def one_step(bench: Bench, phase: str) -> Callable[[], object]:
     return step
 
 
-def several(step: Callable[[], object]) -> Callable[[], object]:
+def several(step: Callable[[], object], count: int) -> Callable[[], None]:
     """A call that does a few steps."""
 
     def steps() -> None:
-        for _ in range(AT_A_TIME):
+        for _ in range(count):
             step()
 
     return steps
 
 
 def peak(config: Config, phase: str) -> int:
-    """The most bytes that this process, or its GPU, held in a few steps of a phase."""
-    bench = prepare(config)
-    step = one_step(bench, phase)
-    for _ in range(MEMORY_STEPS):
-        step()
+    """The most bytes that tensors held at a time, from the run's first one to the end of a few steps of a phase."""
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        bench = prepare(config)
+        step = one_step(bench, phase)
+        for _ in range(MEMORY_STEPS):
+            step()
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    # What torch asked for and gave back. The system's view (VmHWM) differs by 40 MB from one run to the next.
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 if __name__ == "__main__":

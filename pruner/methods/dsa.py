@@ -51,6 +51,7 @@ from pruner.processes import average
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
 
+MANY = 1 << 16  # units, evenly spaced, of which a large group's median is taken [chosen]
 FLOOR = 4.6  # log 100: how far below its group's median log b may lie; or one dead unit would set the scale [chosen]
 
 
@@ -210,6 +211,7 @@ class DSA(Method):
         self.register_buffer("u", torch.zeros_like(self.z))
         self.register_buffer("p", torch.ones(setup.units.n, device=setup.units.device))
         self.rate, self.pull = rate / theta_steps, pull
+        self._chances: Tensor | None = None  # p with its floor, of which masks are drawn
         self._adam = torch.optim.Adam([self.theta], betas=(0.9, 0.99))
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # held-out ones
         self._next = -1  # the number of the batch that comes next
@@ -220,8 +222,10 @@ class DSA(Method):
 
     def mask(self, step: int) -> Tensor:
         if step % self.every == 0:
-            self.p = self.probabilities(step)
-        return self._sample(self.p)
+            self.p, self._chances = self.probabilities(step), None
+        if self._chances is None:
+            self._chances = torch.maximum(self.p, self._floors())
+        return torch.bernoulli(self._chances)
 
     def probabilities(self, step: int) -> Tensor:
         """p [n] at this step, before its floor."""
@@ -233,12 +237,12 @@ class DSA(Method):
     def _rescaled(self, log_b: Tensor) -> Tensor:
         if not self.spread:
             return log_b
-        log_b = log_b.clamp(min=float(log_b.median()) - FLOOR)
+        some = log_b[:: max(1, len(log_b) // MANY)]  # the median of millions takes seconds
+        log_b = log_b.clamp(min=float(some.median()) - FLOOR)
         return (log_b - log_b.mean()) * (self.spread / log_b.std(correction=0).clamp(min=1e-6))
 
-    def _sample(self, p: Tensor) -> Tensor:
-        """A hard mask [n] drawn from p [n], with the gradient straight through to p."""
-        return draw(p, self.floor * self.keep_ratios().repeat_interleave(self.counts))
+    def _floors(self) -> Tensor:
+        return self.floor * self.keep_ratios().repeat_interleave(self.counts)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         return self._adam  # finds no gradient on theta beside the weights; `update` makes theta's own steps
@@ -271,7 +275,7 @@ class DSA(Method):
         before = [buffer.clone() for buffer in self.setup.model.buffers()]
         alpha = self.keep_ratios().requires_grad_()
         parts = zip(alpha, self.p.split(self.sizes), strict=True)
-        mask = self._sample(torch.cat([moved_by(share, part) for share, part in parts]))
+        mask = draw(torch.cat([moved_by(share, part) for share, part in parts]), self._floors())
         loss = F.cross_entropy(self.setup.logits(mask, images), labels)
         (slope,) = torch.autograd.grad(loss, alpha)
         average([slope])  # where several processes work on a run, theirs may differ in the last bit

@@ -28,9 +28,11 @@ from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import linear
 
 
-def standardised(magnitudes: Tensor) -> Tensor:
-    """Magnitudes [n] over their standard deviation, a constant to the gradient; equal ones over 1e-12."""
-    return magnitudes / magnitudes.detach().std(correction=0).clamp(min=1e-12)
+def deviation(magnitudes: Tensor) -> float:
+    """The standard deviation of magnitudes [n], a constant to the gradient; of equal ones 1e-12."""
+    values = magnitudes.detach()  # by two sums, as torch.std takes five times as long on millions
+    square = float(torch.linalg.vector_norm(values)) ** 2 / len(values)
+    return max(1e-12, max(0.0, square - float(values.mean()) ** 2) ** 0.5)
 
 
 class Spartan(Method):
@@ -57,7 +59,7 @@ class Spartan(Method):
         self.beta_start, self.beta_end, self.ramp, self.freeze = beta_start, beta_end, ramp, freeze
         # The step whose mask stays; the last one at the latest, so that every phase ends with the target.
         self.last = min(math.ceil(freeze * setup.steps), setup.steps - 1)
-        # The standardised magnitudes that the latest mask was made of, its soft and its hard form.
+        # The magnitudes that the latest mask was made of, its soft and its hard form.
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("soft", torch.ones_like(self.ranking))
         self.register_buffer("top", torch.ones_like(self.ranking, dtype=torch.bool))
@@ -87,10 +89,9 @@ class Spartan(Method):
 
     def _project(self, progress: float) -> Tensor:
         """The differentiable soft mask [n] at this progress of the phase; keeps a copy and the hard one beside it."""
-        values = standardised(self.setup.magnitudes())
+        values = self.setup.magnitudes()
         sparsity = linear(self.allocation.sparsity, progress, self.ramp)
         beta = self.beta_start + linear(self.beta_end - self.beta_start, progress, self.freeze)
-        soft = self.allocation.soft(values, temperature=1 / beta, sparsity=sparsity)
-        self.ranking, self.soft = values.detach(), soft.detach()
-        self.top = self.allocation.hard(self.ranking, sparsity).bool()
+        soft, hard = self.allocation.both(values, deviation(values) / beta, sparsity)
+        self.ranking, self.soft, self.top = values.detach(), soft.detach(), hard.bool()
         return soft

@@ -91,6 +91,10 @@ class Allocation:
         """
         return self._scope.hard(scores.detach(), self.sparsity if sparsity is None else sparsity)
 
+    def both(self, scores: Tensor, temperature: float, sparsity: float) -> tuple[Tensor, Tensor]:
+        """What `soft` and `hard` give for the same scores, for less than the price of two."""
+        return self._scope.both(scores, temperature, sparsity)
+
     def split(self, values: Tensor) -> list[Tensor]:
         """`values` [n] by who competes with whom: tensors [rows, candidates], each row a competition."""
         return self._scope.split(values)

@@ -65,7 +65,7 @@ class MaskedModel(nn.Module):
             if name in names
         }
         for name, shown in self._shown.items():
-            masked[name] = masked[name] - (masked[name] * shown.logical_not()).detach()
+            masked[name] = _Hidden.apply(masked[name], shown)
         return masked
 
     def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
@@ -109,3 +109,15 @@ class MaskedModel(nn.Module):
         parameters = dict(self.model.named_parameters())
         for name, value in self._masked().items():
             parameters[name].copy_(value)
+
+
+class _Hidden(torch.autograd.Function):
+    """weight * shown, whose gradient is that of the weight alone."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, shown: Tensor) -> Tensor:
+        return weight * shown
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

@@ -13,7 +13,7 @@ from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.schedules import linear
-from pruner.methods.spartan import Spartan, standardised
+from pruner.methods.spartan import Spartan, deviation
 from pruner.results.store import RunFolder
 from pruner.seeds import generator
 from pruner.sparsity.allocation import Allocation
@@ -44,7 +44,7 @@ def test_the_linear_schedule() -> None:
 def test_the_soft_mask_is_a_sigmoid_of_standardised_magnitudes() -> None:
     """Of |w| = 1, 3 the deviation is 1, so y = sigmoid(beta u + mu); one of two to keep puts mu between them."""
     _, setup = weights(-1, 3)
-    assert standardised(setup.magnitudes()).tolist() == [1, 3]
+    assert deviation(setup.magnitudes()) == pytest.approx(1)
     method = Spartan(setup, beta_start=2, beta_end=2, ramp=0)
     assert method.mask(0).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2))])
     assert method.shown().tolist() == [0, 1]
@@ -62,13 +62,13 @@ def test_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps: sparsity 0, 0.45, 0.9, ...; beta 1, 1 + 19/8, ..., 20 at the step after which nothing changes."""
     _, setup = weights(*range(1, 21), sparsity=0.9)
     asked: list[tuple[float, float]] = []
-    soft = Allocation.soft
+    both = Allocation.both
 
-    def recorded(self: Allocation, scores: Tensor, temperature: float, sparsity: float) -> Tensor:
-        asked.append((sparsity, 1 / temperature))
-        return soft(self, scores, temperature, sparsity)
+    def recorded(self: Allocation, scores: Tensor, temperature: float, sparsity: float) -> tuple[Tensor, Tensor]:
+        asked.append((sparsity, deviation(scores) / temperature))
+        return both(self, scores, temperature, sparsity)
 
-    monkeypatch.setattr(Allocation, "soft", recorded)
+    monkeypatch.setattr(Allocation, "both", recorded)
     method = Spartan(setup)
     kept = []
     for step in range(10):
@@ -98,8 +98,8 @@ def test_a_hidden_weight_gets_the_gradient_of_a_shown_one() -> None:
     network.gate(method.mask(5), method.shown())
     x = torch.tensor([0.3, -1.0, 0.7, 2.0])
     network(x.view(1, 1, 1, 4)).sum().backward()
-    w, u, y = layer.weight.detach().flatten(), standardised(setup.magnitudes()).detach(), method.soft
-    assert torch.equal(y, soft_mask(u, 2, temperature=1 / 3))
+    w, y = layer.weight.detach().flatten(), method.soft
+    torch.testing.assert_close(y, soft_mask(w.abs() / 1.25**0.5, 2, temperature=1 / 3))
     v, g = y * (1 - y), w * x
     through_mask = 3 / (1.25**0.5) * v * (g - (v * g).sum() / v.sum()) * w.sign()
     assert layer.weight.grad is not None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruner.checks import ConfigError
 from pruner.sparsity.allocation import Allocation
+from pruner.sparsity.scopes import _best
 from pruner.sparsity.units import Units, make_units
 
 SHAPE = (2, 8, 8)
@@ -198,3 +199,13 @@ def test_soft_masks_of_filters_harden_into_the_hard_mask(scope: str, budget: str
         allocation = Allocation(units, budget, scope, 0.37)
         scores = torch.randn(units.n, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(allocation.soft(scores, 1e-6), allocation.hard(scores), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 5, 1023, 1024, 1025, 5000])
+def test_the_best_of_a_group_is_the_first_of_the_highest_and_nan_is_higher(n: int) -> None:
+    draw = torch.Generator().manual_seed(n)
+    for _ in range(20):
+        scores = torch.randint(50, (n,), generator=draw).float()  # with ties
+        assert int(_best(scores, 1)) == int(scores.max(0).indices)
+        scores[int(torch.randint(n, (1,), generator=draw))] = torch.nan
+        assert bool(scores[_best(scores, 1)].isnan())

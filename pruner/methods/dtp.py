@@ -20,9 +20,10 @@ v = m (1 - m) [derived]. As m goes to 0 or 1, v goes to 0 and the score freezes:
 exploitation by itself [known], with no temperature schedule.
 
 [chosen]: `sharpness` x = T std(s) / eps over the T steps of the phase stands for eps, because the share of undecided
-units follows from x alone (x = 1 leaves 86% undecided, 10 10%, 50 2%). Scores start at the standardised
-magnitudes, or all equal, and are trained by Adam at a rate in units of their initial standard deviation. The
-budget comes down over the first part of the phase. The kept weights are folded with m at hardening.
+units follows from x alone (x = 1 leaves 86% undecided, 10 10%, 50 2%). Scores start at the standardised magnitudes, or
+all equal; each moves by its gradient over the root mean square of its layer's (`GroupwiseAdam` without momentum: the
+path sums steps up as it is), at a rate in units of their initial standard deviation. The budget comes down over the
+first part of the phase. The kept weights are folded with m at hardening.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
+from pruner.methods.groupwise import GroupwiseAdam
 from pruner.methods.schedules import cubic
 
 
@@ -53,7 +55,7 @@ class DTP(Method):
     """Latent scores carried in a transport plan that hardens by itself.
 
     sharpness: x = T std(s) / eps, above 0; how decided the plan is after the phase.
-    score_lr: Adam's rate for the scores, in units of their initial standard deviation; 0 keeps them as they start.
+    score_lr: rate of the scores, in units of their initial standard deviation; 0 keeps them as they start.
     init: `magnitude` (standardised) or `constant`.
     ramp: share of the phase over which the budget comes down, in [0, 1]; 0 asks for all at once.
     """
@@ -62,7 +64,7 @@ class DTP(Method):
         self,
         setup: Setup,
         sharpness: float = 150.0,
-        score_lr: float = 0.05,
+        score_lr: float = 0.02,
         init: str = "magnitude",
         ramp: float = 0.3,
     ):
@@ -93,7 +95,8 @@ class DTP(Method):
         self._under_way = False
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        return torch.optim.Adam([self.latent], lr=self.score_lr, fused=True)
+        sizes = [group.size for group in self.setup.units.groups]
+        return GroupwiseAdam(self.latent, sizes, self.score_lr, betas=(0.0, 0.999))
 
     def scores(self) -> Tensor:
         # With the scores as they are now.

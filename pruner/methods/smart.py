@@ -17,12 +17,12 @@ The temperature tau changes in training, to escape local minima that are not spa
 that is stationary in w is stationary in m too, with fractional masks; moving tau moves f and reopens the gradient,
 and only saturated masks stay where they are [derived]. As tau goes to 0 the mask goes to the hard top k [second].
 
-[chosen]: m starts at the standardised magnitudes of the dense network, so that tau and Adam's rate for m are in units
-of their standard deviation, and without weight decay. tau falls from tau0 in the first step to tau1 in the last one,
-exponentially by default. tau0 is lowered until no more than a given share of units starts undecided: with nearly all
-of them halfway the network loses nothing yet, whatever is pruned, so that m learns the price of a unit alone, and a
-tenth of the MACs left the residual streams of a ResNet with one channel in eight. The budget comes down over the first
-part of the phase. The kept weights are folded with f at tau1 when they are hardened.
+[chosen]: m starts at the standardised magnitudes of the dense network, so that tau and the rate of m are in units of
+their standard deviation; it steps by `GroupwiseAdam`, without weight decay. tau falls from tau0 in the first step to
+tau1 in the last one, exponentially by default. tau0 is lowered until no more than a given share of units starts
+undecided: with nearly all of them halfway the network loses nothing yet, whatever is pruned, so that m learns the price
+of a unit alone, and a tenth of the MACs left the residual streams of a ResNet with one channel in eight. The budget
+comes down over the first part of the phase. The kept weights are folded with f at tau1 when they are hardened.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
+from pruner.methods.groupwise import GroupwiseAdam
 from pruner.methods.schedules import cubic, fall, reheated
 
 
@@ -43,7 +44,7 @@ class Smart(Method):
     the start, above 0; it is lowered where there are more, not below tau1; 1 takes tau0 as it is. schedule: how it
     falls, `exponential`, `linear`, `cosine`, or `reheating`: an exponential fall that starts again `reheats` times
     (see `pruner.methods.schedules`).
-    score_lr: Adam's rate for m, in the same units; 0 keeps m as it starts.
+    score_lr: rate of m, in the same units; 0 keeps m as it starts.
     ramp: share of the phase over which the budget comes down, in [0, 1]; 0 asks for all at once.
     """
 
@@ -55,7 +56,7 @@ class Smart(Method):
         undecided: float = 0.25,
         schedule: str = "exponential",
         reheats: int = 2,
-        score_lr: float = 0.05,
+        score_lr: float = 0.02,
         ramp: float = 0.3,
     ):
         require(tau0 > 0, "method.tau0", tau0, "above 0")
@@ -105,7 +106,8 @@ class Smart(Method):
         return self.allocation.soft(self.latent, self.temperature(progress), sparsity)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.latent], lr=self.score_lr, fused=True)
+        sizes = [group.size for group in self.setup.units.groups]
+        return GroupwiseAdam(self.latent, sizes, self.score_lr)
 
     def scores(self) -> Tensor:
         return self.latent.detach()

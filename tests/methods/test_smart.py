@@ -177,7 +177,7 @@ def test_a_falling_temperature_decides_every_mask(schedule: str) -> None:
 
     Of three toys the one in the middle: in the chaos of 400 steps a rounding may leave a pair of one toy undecided.
     """
-    toys = [trained_toy(seed, tau0=1.0, tau1=0.001, schedule=schedule) for seed in range(3)]
+    toys = [trained_toy(seed, tau0=1.0, tau1=0.001, schedule=schedule, score_lr=0.3) for seed in range(3)]
     assert median(undecided for _, _, undecided in toys) == 0
     assert median(abs(hard - soft) for soft, hard, _ in toys) < 1e-4
     assert median(hard for _, hard, _ in toys) < 0.1

@@ -156,10 +156,9 @@ def endless(images: ImageSet, batch_size: int, seed: int, first: int) -> Iterato
         yield from images.batches(batch_size, seed=seed + later)
 
 
-def draw(p: Tensor, floor: Tensor) -> Tensor:
-    """A hard mask [n] drawn from the chances p [n], or a floor [n] where that is higher; straight through to p."""
-    drawn = torch.bernoulli(torch.maximum(p.detach(), floor))
-    return drawn + (p - p.detach())
+def draw(p: Tensor, chances: Tensor) -> Tensor:
+    """A hard mask [n] drawn with these chances [n], which are p [n] with a floor; straight through to p."""
+    return torch.bernoulli(chances) + (p - p.detach())
 
 
 class DSA(Method):
@@ -204,14 +203,13 @@ class DSA(Method):
         self.batch_size = max(2, round(batch_share * setup.batch_size))  # batch norm needs two
         theta_steps = max(1, setup.steps // every)
         self.dual_every = max(1, theta_steps // duals)
-        self.counts = torch.tensor(self.sizes, device=setup.units.device)
         self.cost = group_cost(self.allocation)
         self.theta = nn.Parameter(torch.full((len(self.sizes),), start, device=setup.units.device))
         self.register_buffer("z", self.theta.detach().clone())
         self.register_buffer("u", torch.zeros_like(self.z))
         self.register_buffer("p", torch.ones(setup.units.n, device=setup.units.device))
         self.rate, self.pull = rate / theta_steps, pull
-        self._chances: Tensor | None = None  # p with its floor, of which masks are drawn
+        self._chances: Tensor | None = None
         self._adam = torch.optim.Adam([self.theta], betas=(0.9, 0.99))
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # held-out ones
         self._next = -1  # the number of the batch that comes next
@@ -223,9 +221,7 @@ class DSA(Method):
     def mask(self, step: int) -> Tensor:
         if step % self.every == 0:
             self.p, self._chances = self.probabilities(step), None
-        if self._chances is None:
-            self._chances = torch.maximum(self.p, self._floors())
-        return torch.bernoulli(self._chances)
+        return torch.bernoulli(self.chances())
 
     def probabilities(self, step: int) -> Tensor:
         """p [n] at this step, before its floor."""
@@ -241,8 +237,12 @@ class DSA(Method):
         log_b = log_b.clamp(min=float(some.median()) - FLOOR)
         return (log_b - log_b.mean()) * (self.spread / log_b.std(correction=0).clamp(min=1e-6))
 
-    def _floors(self) -> Tensor:
-        return self.floor * self.keep_ratios().repeat_interleave(self.counts)
+    def chances(self) -> Tensor:
+        """p [n] with its floor, a share of its group's alpha: the chance with which a unit is drawn."""
+        if self._chances is None:
+            parts = zip(self.p.split(self.sizes), (self.floor * self.keep_ratios()).tolist(), strict=True)
+            self._chances = torch.cat([part.clamp(min=floor) for part, floor in parts])
+        return self._chances
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         return self._adam  # finds no gradient on theta beside the weights; `update` makes theta's own steps
@@ -275,7 +275,7 @@ class DSA(Method):
         before = [buffer.clone() for buffer in self.setup.model.buffers()]
         alpha = self.keep_ratios().requires_grad_()
         parts = zip(alpha, self.p.split(self.sizes), strict=True)
-        mask = draw(torch.cat([moved_by(share, part) for share, part in parts]), self._floors())
+        mask = draw(torch.cat([moved_by(share, part) for share, part in parts]), self.chances())
         loss = F.cross_entropy(self.setup.logits(mask, images), labels)
         (slope,) = torch.autograd.grad(loss, alpha)
         average([slope])  # where several processes work on a run, theirs may differ in the last bit

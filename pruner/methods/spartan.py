@@ -62,7 +62,7 @@ class Spartan(Method):
         # The magnitudes that the latest mask was made of, its soft and its hard form.
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("soft", torch.ones_like(self.ranking))
-        self.register_buffer("top", torch.ones_like(self.ranking, dtype=torch.bool))
+        self.register_buffer("top", torch.ones_like(self.ranking))
 
     ranking: Tensor
     soft: Tensor
@@ -93,5 +93,5 @@ class Spartan(Method):
         sparsity = linear(self.allocation.sparsity, progress, self.ramp)
         beta = self.beta_start + linear(self.beta_end - self.beta_start, progress, self.freeze)
         soft, hard = self.allocation.both(values, deviation(values) / beta, sparsity)
-        self.ranking, self.soft, self.top = values.detach(), soft.detach(), hard.bool()
+        self.ranking, self.soft, self.top = values.detach(), soft.detach(), hard
         return soft

@@ -23,7 +23,7 @@ def hard_mask(scores: Tensor, budget: float, cost: Cost = None) -> Tensor:
     scores are taken in order of index. Same shapes and types as `soft_mask`; raises ValueError on NaN scores.
     """
     scores = scores.detach()
-    if any(bool(part.isnan().any()) for part in pieces(scores)):
+    if scores.numel() and bool(scores.amax().isnan()):  # NaN counts as the highest; `isnan` is three times slower
         raise ValueError("scores contain NaN")
     total = total_cost(cost, scores)
     if budget >= total:

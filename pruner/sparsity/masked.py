@@ -71,8 +71,7 @@ class MaskedModel(nn.Module):
     def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
         """From now on the forward pass applies the mask [n], which may carry gradients to scores.
 
-        Units where `shown` [n], of 0 and 1 or of bool, is 0 are zero in the forward pass; gradients flow as if they
-        were not.
+        Units where the 0/1 tensor `shown` [n] is 0 are zero in the forward pass; gradients flow as if they were not.
         """
         self._mask, self._seen = mask.detach(), shown
         self._gates = self.units.gates(mask)

@@ -7,7 +7,7 @@ up until the unit moves as fast as all others, by noise alone. Here it stays, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,12 +30,12 @@ class GroupwiseAdam(torch.optim.Optimizer):
         self.sizes = list(sizes)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step along the gradient that the scores have; none where they have none."""
+    def step(self, closure: Any = None) -> Any:
+        """One step along the gradient that the scores have; none where they have none. Closures are not called."""
         group = self.param_groups[0]
         (scores,) = group["params"]
         if scores.grad is None:
-            return
+            return None
         state: dict[str, Any] = self.state[scores]
         if not state:
             state.update(step=0, square=scores.new_zeros(len(self.sizes)))
@@ -49,6 +49,7 @@ class GroupwiseAdam(torch.optim.Optimizer):
         rate = group["lr"] / (1 - first ** state["step"])
         for part, move, one in zip(scores.split(self.sizes), mean.split(self.sizes), scale, strict=True):
             part.addcdiv_(move, one, value=-rate)
+        return None
 
 
 def mean_squares(values: Tensor, sizes: Sequence[int]) -> Tensor:

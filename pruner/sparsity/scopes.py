@@ -130,8 +130,9 @@ def _best(scores: Tensor, count: int) -> Tensor:
     """The indices of the best few scores of a group; NaN counts as the best."""
     if count > 1:
         return scores.topk(min(count, len(scores))).indices
-    rows, rest = scores[: len(scores) // _ROW * _ROW].view(-1, _ROW), len(scores) // _ROW * _ROW
-    if not len(rows):
+    rest = len(scores) // _ROW * _ROW
+    rows = scores[:rest].view(-1, _ROW)
+    if not rest:
         return scores.max(0, keepdim=True).indices
     # The best row, and the best within: thirty times faster on millions than topk, and six times than max.
     row = rows.amax(1).max(0).indices

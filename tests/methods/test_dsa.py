@@ -21,16 +21,8 @@ from pruner.config import BUDGETS, Choice, Config
 from pruner.data import ImageSet
 from pruner.job import execute
 from pruner.methods.base import Setup
-from pruner.methods.dsa import (
-    DSA,
-    along_budget,
-    draw,
-    endless,
-    group_cost,
-    importance,
-    keep_probabilities,
-    nearest_within,
-)
+from pruner.methods.dsa import DSA, draw, endless, importance, keep_probabilities
+from pruner.methods.ratios import along_budget, group_cost, nearest_within
 from pruner.results.row import LAYER_COLUMNS, read_rows
 from pruner.results.spread import paired
 from pruner.results.store import RunFolder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -34,3 +36,14 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^device={name}: torch cannot use it") as refusal:
         pick_device(name)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="a C library other than glibc")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    pick_device("cpu")
+    faults = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(1 << 24)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[-1] < 1 << 12  # of 2^14 pages

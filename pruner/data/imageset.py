@@ -110,7 +110,8 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 class TensorSet:
     """An ImageSet of tensors on one device: images uint8 [N, H, W, C], labels int64 [N].
 
-    `mean` and `std` as in `normalise`; `flip` and `crop_padding` say what augmenting does.
+    `mean` and `std` as in `normalise`; `flip` and `crop_padding` say what augmenting does. `chosen`: which of the images
+    belong to the set, int64 [n], None for all; so that sets split from another share its memory.
     """
 
     images: Tensor
@@ -119,6 +120,7 @@ class TensorSet:
     std: Tensor
     flip: bool
     crop_padding: int
+    chosen: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -126,7 +128,7 @@ class TensorSet:
         return channels, height, width
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels if self.chosen is None else self.chosen)
 
     def steps(self, batch_size: int) -> int:
         return steps_per_pass(len(self), batch_size)
@@ -145,6 +147,8 @@ class TensorSet:
         generator = None if seed is None else torch.Generator().manual_seed(seed_of(seed))
         device = self.labels.device
         order = visiting_order(len(self), batch_size, generator).to(device)
+        if self.chosen is not None:
+            order = self.chosen[order]
         if augment:
             # Drawn on the CPU for the whole pass: the same on every device, one transfer instead of one a batch.
             offsets = torch.randint(2 * self.crop_padding + 1, (len(order), 2), generator=generator).to(device)
@@ -156,11 +160,10 @@ class TensorSet:
             yield normalise(images.permute(0, 3, 1, 2), self.mean, self.std), self.labels[order[batch]]
 
     def split(self, share: float, seed: int) -> tuple[TensorSet, TensorSet]:
-        rest, held_out = (part.to(self.labels.device) for part in stratified_split(self.labels, share, seed))
-        return self._only(rest), self._only(held_out)
-
-    def _only(self, chosen: Tensor) -> TensorSet:
-        return replace(self, images=self.images.index_select(0, chosen), labels=self.labels[chosen])
+        chosen = torch.arange(len(self)) if self.chosen is None else self.chosen.cpu()
+        parts = stratified_split(self.labels.cpu()[chosen], share, seed)
+        rest, held_out = (chosen[part].to(self.labels.device) for part in parts)
+        return replace(self, chosen=rest), replace(self, chosen=held_out)
 
 
 def tensor_data(

@@ -110,8 +110,8 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 class TensorSet:
     """An ImageSet of tensors on one device: images uint8 [N, H, W, C], labels int64 [N].
 
-    `mean` and `std` as in `normalise`; `flip` and `crop_padding` say what augmenting does. `chosen`: which of the images
-    belong to the set, int64 [n], None for all; so that sets split from another share its memory.
+    `mean` and `std` as in `normalise`; `flip` and `crop_padding` say what augmenting does. `chosen`: which of the
+    images belong to the set, int64 [n], None for all; so that sets split from another share its memory.
     """
 
     images: Tensor

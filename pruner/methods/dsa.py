@@ -150,7 +150,7 @@ class DSA(Method):
         require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
         require(batch_share > 0, "method.batch_share", batch_share, "above 0")
         super().__init__(setup)
-        self.sizes = [group.size for group in setup.units.groups]
+        self.sizes = setup.units.sizes
         self.beta, self.spread, self.floor, self.every, self.ramp = beta, spread, floor, every, ramp
         self.batch_size = max(2, round(batch_share * setup.batch_size))  # batch norm needs two
         theta_steps = max(1, setup.steps // every)

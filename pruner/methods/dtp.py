@@ -95,8 +95,7 @@ class DTP(Method):
         self._under_way = False
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        sizes = [group.size for group in self.setup.units.groups]
-        return GroupwiseAdam(self.latent, sizes, self.score_lr, betas=(0.0, 0.999))
+        return GroupwiseAdam(self.latent, self.setup.units.sizes, self.score_lr, betas=(0.0, 0.999))
 
     def scores(self) -> Tensor:
         # With the scores as they are now.

@@ -19,7 +19,7 @@ def group_cost(allocation: Allocation) -> Callable[[Tensor], Tensor]:
     F(alpha) = constant + B alpha + alpha' A alpha [known]; A, from filters that read filters, is 0 for other units.
     """
     units, cost = allocation.units, allocation.cost
-    sizes = [group.size for group in units.groups]
+    sizes = units.sizes
     if not callable(cost):
         each = torch.ones(units.n) if cost is None else cost.cpu()
         linear = torch.stack([part.sum(dtype=torch.float64) for part in each.split(sizes)])

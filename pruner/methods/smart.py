@@ -106,8 +106,7 @@ class Smart(Method):
         return self.allocation.soft(self.latent, self.temperature(progress), sparsity)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
-        sizes = [group.size for group in self.setup.units.groups]
-        return GroupwiseAdam(self.latent, sizes, self.score_lr)
+        return GroupwiseAdam(self.latent, self.setup.units.sizes, self.score_lr)
 
     def scores(self) -> Tensor:
         return self.latent.detach()

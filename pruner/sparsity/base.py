@@ -48,6 +48,11 @@ class Units(ABC):
     n: int
     device: torch.device
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many units each group has, in order: what splits a tensor [n] into the groups' parts."""
+        return [group.size for group in self.groups]
+
     @abstractmethod
     def cost(self, budget: str) -> Cost:
         """What the units cost in prunable `params` or `macs`: a tensor [n], or a function of the mask."""
@@ -101,7 +106,7 @@ class Units(ABC):
 
     def split_rows(self, values: Tensor) -> list[Tensor]:
         """`values` [n] by who competes with whom in a fixed pattern: tensors [rows, candidates]."""
-        return [part.unsqueeze(0) for part in values.split([group.size for group in self.groups])]
+        return [part.unsqueeze(0) for part in values.split(self.sizes)]
 
     def join_rows(self, parts: list[Tensor]) -> Tensor:
         """[n] from what `split_rows` gave."""

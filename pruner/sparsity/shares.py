@@ -67,7 +67,7 @@ class Shares(Scope):
 
     def __init__(self, units: Units, costs: Costs, min_units: int, rule: Rule):
         self.units, self.costs, self.rule = units, costs, rule
-        self.sizes = [group.size for group in units.groups]
+        self.sizes = units.sizes
         linear = costs.cost if isinstance(costs.cost, Tensor) else None
         self.prices = (
             [torch.ones(1).expand(size) for size in self.sizes] if linear is None else list(linear.split(self.sizes))

@@ -51,7 +51,7 @@ class TileUnits(Units):
 
     def gates(self, mask: Tensor) -> dict[str, Tensor]:
         # One split, whose gradient is one concatenation: slices would each make a gradient of full length.
-        parts = mask.split([group.size for group in self.groups])
+        parts = mask.split(self.sizes)
         return {layer.weight: self._spread(layer, part) for layer, part in zip(self._prunable, parts, strict=True)}
 
     def zeros(self, mask: Tensor) -> dict[str, Tensor]:

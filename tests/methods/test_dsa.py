@@ -123,7 +123,7 @@ def test_the_floor_is_a_share_of_what_the_group_keeps(tiny_config: Callable[...,
 @pytest.mark.parametrize("granularity", ["weight", "kernel", "block", "filter", "head"])
 def test_group_cost_is_the_cost_of_the_expanded_ratios(granularity: str, budget: str) -> None:
     allocation = Allocation(make_units(TinyNetwork((3, 8, 8), 6), (3, 8, 8), granularity), budget, "global", 0.2)
-    cost, sizes = group_cost(allocation), torch.tensor([group.size for group in allocation.units.groups])
+    cost, sizes = group_cost(allocation), torch.tensor(allocation.units.sizes)
     for seed in range(3):
         alpha = torch.rand(len(sizes), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         assert float(cost(alpha)) == pytest.approx(allocation.cost_of(alpha.repeat_interleave(sizes)), rel=1e-12)

@@ -45,7 +45,7 @@ def _keep_memory() -> None:
     """Has glibc keep what tensors free for the next ones; other C libraries are left as they are.
 
     It would give large blocks back to the system at once, and get them again, page by page, in the next step: a tenth
-    of the time of a step of ResNet-20, and most of what a mask over ResNet-50's weights costs (docs/log.md).
+    of the time of a step of ResNet-20, and a quarter of one of ResNet-50 (docs/log.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -21,4 +21,4 @@ for cells in 1 4 8; do
         dataset=cifar10 recipe=short device="$device" hydra.sweeper.cells_per_gpu=$cells "$@"
 done
 pruner dataset=cifar10 recipe=cifar recipe.dense_epochs=160 recipe.precision=bfloat16 method=dtp sparsity=0.95 \
-    device="$device" output_dir=outputs/bench_gpu "$@" # 160 + 60 + 60 epochs; seconds and peak memory are in its row
+    device="$device" output_dir=outputs/bench_gpu "$@" # 160 + 60 + 60 epochs; seconds are in its row

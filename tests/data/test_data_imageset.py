@@ -264,3 +264,5 @@ def test_a_set_splits_into_two_sets() -> None:
     for part, numbers in zip((rest, held), parts, strict=True):
         assert torch.cat([labels for _, labels in part.batches(7)]).tolist() == [i % 5 for i in numbers]
     assert len(data.train) == 50
+    again = [{i for images, _ in part.batches(7) for i in indices(data, images)} for part in rest.split(0.25, seed=5)]
+    assert tuple(map(len, again)) == (30, 10) and again[0] | again[1] == set(parts[0])  # a split of a split

@@ -127,13 +127,13 @@ def test_a_few_passes_over_the_units_are_enough(monkeypatch: pytest.MonkeyPatch,
     passes = []
     one_pass = soft.Problem.fill
 
-    def counting(problem: soft.Problem, mask: Tensor, room: Tensor, mu: float) -> tuple[float, float]:
+    def counting(problem: soft.Problem, mask: Tensor, mu: float) -> tuple[float, ...]:
         passes.append(mask.numel())
-        return one_pass(problem, mask, room, mu)
+        return one_pass(problem, mask, mu)
 
     monkeypatch.setattr(soft.Problem, "fill", counting)
     soft_mask(scores_of("normal"), MANY / 10, None, temperature)
-    assert 1 <= passes.count(MANY) <= 3
+    assert 1 <= passes.count(MANY) <= 2
 
 
 @pytest.mark.parametrize("n", [1, 4095, 4096 + 3, 2**16, 2**20 + 5])

@@ -136,6 +136,19 @@ def test_a_few_passes_over_the_units_are_enough(monkeypatch: pytest.MonkeyPatch,
     assert 1 <= passes.count(MANY) <= 2
 
 
+@pytest.mark.parametrize("priced", [False, True])
+@pytest.mark.parametrize("n", [5, 300_001])
+def test_the_derivatives_of_a_pass_are_those_of_autograd(n: int, priced: bool) -> None:
+    scores = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cost = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64) if priced else None
+    mu = torch.tensor(-1.3, dtype=torch.float64, requires_grad=True)
+    expected = [(torch.sigmoid((scores - 0.2) / 0.7 + mu) * (1.0 if cost is None else cost)).sum()]
+    for _ in range(3):
+        expected += torch.autograd.grad(expected[-1], mu, create_graph=True)
+    filled = soft.Problem(scores, 1.0, cost, 0.7, 0.2).fill(torch.empty_like(scores), -1.3)
+    assert filled == pytest.approx([float(value.detach()) for value in expected], rel=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 4095, 4096 + 3, 2**16, 2**20 + 5])
 @pytest.mark.parametrize("kind", ["constant", "falling over decades", "random"])
 def test_sums_of_pieces_keep_to_the_bound_that_they_state(n: int, kind: str) -> None:

@@ -7,8 +7,8 @@ set -euo pipefail
 name=${1:?which table: weight, filter, homes, lenet, vit, tune_weight or tune_filter}
 shift
 case $name in
-    tune_*) experiment=$name ;;
-    *) experiment=table_$name ;;
+    tune_*) experiment=$name rows=method,options ;;
+    *) experiment=table_$name rows=method ;;
 esac
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
-pruner-compare outputs/"$experiment" --output outputs/tables/"${experiment//_/-}"
+pruner-compare outputs/"$experiment" --rows "$rows" --output outputs/tables/"${experiment//_/-}"

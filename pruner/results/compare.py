@@ -15,7 +15,7 @@ from pruner.results.references import BUILT_IN, read_references
 from pruner.results.remarks import remarks
 from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
-from pruner.results.settings import flat, in_full
+from pruner.results.settings import flat, in_full, options
 from pruner.results.tables import Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("dirs", metavar="DIR", nargs="*", default=["outputs"], help="a folder of runs, or a CSV file of gathered rows "
         "(default: outputs)")  # fmt: skip
     add("--rows", metavar="KEYS", default="method", help="columns of result.csv, with commas, whose values are the "
-        "lines of a table (default: method)")  # fmt: skip
+        "lines of a table, or `options`: those of a method that its runs differ in (default: method)")  # fmt: skip
     add("--cols", metavar="KEYS", default="sparsity", help="the same for the columns of a table; '' for one column "
         "(default: sparsity)")  # fmt: skip
     add("--value", metavar="COLUMN", default="accuracy", help="the column of result.csv in the cells "
@@ -112,6 +112,14 @@ def _compare(given: argparse.Namespace) -> Comparison:
     for row in gathered.rows:  # runs of different shapes are of different tables
         row["granularity"] = in_full(row["granularity"], configs.get(row["run_id"], {}))
     settings = {run_id: flat(config) for run_id, config in configs.items()}
+    if "options" in layout.keys:
+        if given.baseline:
+            raise ConfigError(f"--baseline={given.baseline}: no run has a partner in a table of options")
+        for method in {row["method"] for row in gathered.rows}:
+            runs = [row for row in gathered.rows if row["method"] == method]
+            said = options(settings.get(row["run_id"], {}) for row in runs)
+            for row, text in zip(runs, said, strict=True):
+                row["options"] = text or None
     built = tables(gathered.rows, layout, given.baseline, references)
     return Comparison(layout, given.baseline, built, [remarks(t, settings) for t in built], gathered, configs)
 
@@ -123,7 +131,8 @@ def _write(given: argparse.Namespace, comparison: Comparison) -> None:
         if given.output:
             for form, suffix in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
                 write_atomically(f"{given.output}.{suffix}", comparison.written(form).encode())
-            write_table(f"{given.output}-rows.csv", COLUMNS, comparison.gathered.rows)
+            rows = [{name: row[name] for name in COLUMNS} for row in comparison.gathered.rows]
+            write_table(f"{given.output}-rows.csv", COLUMNS, rows)
         if given.html:
             from pruner.results.page import page
 

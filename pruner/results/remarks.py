@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from pruner.results.row import Row
-from pruner.results.settings import Settings, differences
+from pruner.results.settings import Settings, differences, of_method
 from pruner.results.tables import VERSIONS, Cell, Key, Layout, Table
 
 SHOWN = 8  # settings that one remark lists at most
@@ -76,10 +76,9 @@ def _settings(table: Table, settings: Mapping[str, Settings]) -> list[str]:
     known += [f"recipe.{key}" for key in table.layout.keys if key.endswith("_epochs")]
     found = [(row, settings[row["run_id"]]) for row in table.done if row["run_id"] in settings]
     varied = differences((values for _, values in found), known)
-    for method in sorted({row["method"] for row, _ in found}):
-        runs = [values for row, values in found if row["method"] == method]
-        own = [{key: value for key, value in values.items() if key.startswith("method.")} for values in runs]
-        varied |= {f"{method}: {key}": values for key, values in differences(own, ["method.name"]).items()}
+    for method in sorted({row["method"] for row, _ in found} if "options" not in table.layout.keys else ()):
+        own = [of_method(values) for row, values in found if row["method"] == method]
+        varied |= {f"{method}: {key}": values for key, values in differences(own, []).items()}
     if not varied:
         return []
     shown = "; ".join(f"{key} {', '.join(values)}" for key, values in list(varied.items())[:SHOWN])

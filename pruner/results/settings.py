@@ -53,6 +53,18 @@ def differences(runs: Iterable[Settings], known: Iterable[str]) -> dict[str, lis
     return found
 
 
+def of_method(run: Settings) -> Settings:
+    """A run's options of its method, by their keys."""
+    return {key: value for key, value in run.items() if key.startswith("method.") and key != "method.name"}
+
+
+def options(runs: Iterable[Settings]) -> list[str]:
+    """Of runs of one method, the options in which they differ, as in `every=10 ramp=0.5`."""
+    own = [of_method(run) for run in runs]
+    keys = differences(own, [])
+    return [" ".join(f"{key.removeprefix('method.')}={as_word(run.get(key))}" for key in keys) for run in own]
+
+
 def command(config: Mapping[str, Any]) -> str:
     """The `pruner key=value ...` that gives the run of `config` again: its choices, and what differs from their files.
 

@@ -17,7 +17,7 @@ KEYS = names("""
     dataset model granularity scope budget quant_bits dense_epochs prune_epochs finetune_epochs method sparsity
 """)
 VERSIONS = names("commit pruner_version torch_version precision")
-MORE_KEYS = (*names("seed device threads"), *VERSIONS)  # a table may also be laid out by these
+MORE_KEYS = (*names("options seed device threads"), *VERSIONS)  # a table may also be laid out by these
 MEANS = names("dense_accuracy soft_accuracy hard_accuracy achieved_sparsity params_kept macs_kept")
 HIGHER = names("dense_accuracy soft_accuracy hard_accuracy accuracy accuracy_top5")
 LOWER = names("""

@@ -102,6 +102,25 @@ def test_different_recipes_in_one_table_are_said(composed):
     assert remarks(table, {}) == []
 
 
+def test_a_search_is_laid_out_by_the_options_in_which_its_runs_differ(composed, outputs, tmp_path, capsys):
+    words = [["method=gmp"], ["method=gmp", "method.ramp=0.5"], ["method=gmp", "method.ramp=0.5", "seed=1"]]
+    words += [["method=pdp"], ["method=magnitude"]]
+    configs = [composed(*given) for given in words]
+    rows = [run(c.method.name, c.sparsity, c.seed, 80.0 + n) | {"run_id": c.run_id} for n, c in enumerate(configs)]
+    outputs(*rows)
+    for index, config in enumerate(configs):
+        RunFolder(tmp_path / "outputs" / "digits-resnet20" / f"run{index}").write_config(config.to_dict())
+    assert main(["--rows", "method,options", "--output", "t", "--html", "t.html"]) == 0
+    text = capsys.readouterr().out
+    assert "ramp=0.5" in text and "81.50 ± 0.71 (2)" in text and "ramp=0.8" in text and "80.00 (1)" in text
+    assert "note" not in text
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert len(lines) == 5 and "options" in lines[0]
+    assert main(["t-rows.csv"]) == 0  # the rows are as any others
+    assert main(["--rows", "method,options", "--baseline", "gmp"]) == 2
+    assert "options" in capsys.readouterr().err
+
+
 def test_shapes_of_units_are_of_different_tables(composed, outputs, tmp_path, capsys):
     """Blocks of 16x8 and of 4x4, 2:4 and 4:8: a row has the granularity alone, its config.yaml the shape."""
     words = [["granularity=block"], ["granularity=block", "block.shape=[4,4]"], ["granularity=nm"]]

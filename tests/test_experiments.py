@@ -44,7 +44,7 @@ SIZES = {
     "table_vit": (8, 3),
     "table_weight": (16, 3),
     "tune_filter": (25, 1),
-    "tune_weight": (30, 1),
+    "tune_weight": (42, 1),
 }
 
 # One cell of each, the paper's own method, and images of the right shape.

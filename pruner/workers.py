@@ -60,7 +60,8 @@ def with_workers(launcher: Launcher, words: Iterable[list[str]], first: int) -> 
 
 
 class Worker:
-    """This process, where it is a worker: SIGTERM ends the cell that runs, or the next one; Ctrl-C is the sweep's."""
+    """This process, where it is a worker: SIGTERM ends the cell that runs and all that come after, which joblib may
+    hold ready; Ctrl-C is the sweep's."""
 
     def __init__(self) -> None:
         self._sweep = 0  # its process
@@ -80,7 +81,7 @@ class Worker:
         except SystemExit:
             return STOPPED
         finally:
-            self._busy = self._asked = False
+            self._busy = False
             if os.getppid() != sweep:
                 os._exit(1)  # nobody is there to answer
 

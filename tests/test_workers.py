@@ -67,3 +67,24 @@ def test_workers_end_with_their_sweep(number: signal.Signals, to_all: bool, tmp_
         assert sweep.returncode == 128 + number
         assert out.endswith("3 cells: 0 done, 3 not run\n")
         assert err.endswith("pruner: interrupted\n" if number == signal.SIGINT else "from what is saved\n")
+
+
+@pytest.mark.slow
+def test_cells_that_joblib_holds_ready_are_not_begun_either(tmp_path: Path) -> None:
+    """When the short cell ends, joblib asks for two more, of which one waits for the next worker that is free."""
+    grids = "{recipe.dense_epochs:1,seed:'0'},{recipe.dense_epochs:100000,seed:'1,2,3'}"
+    words = ["-m", *QUICK, "threads=1", "method=magnitude", f"hydra.sweeper.grids=[{grids}]", "hydra.launcher.n_jobs=2"]
+    sweep = subprocess.Popen(
+        command(*words, f"output_dir={tmp_path}"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    while sum("dense 2/" in log.read_text(encoding="utf-8") for log in started(tmp_path)) < 2:
+        assert sweep.poll() is None, sweep.communicate()
+        time.sleep(0.05)
+    sweep.terminate()
+    try:
+        out, _ = sweep.communicate(timeout=60)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 128 + signal.SIGTERM
+    assert "4 cells: 1 done, 3 not run\n" in out
+    assert len(started(tmp_path)) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from pruner.data.paths import EXPECTED, check_folder
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
+
 Sample = tuple[str, int]
 Transform = Callable[[Image.Image], Tensor]
 
@@ -55,14 +58,29 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
             return self.transform(image), label
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals wait meanwhile; in a worker that is started within it, until `_until_told`, before which it would end."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _until_told(worker: int) -> None:
     """Workers serve to the end of the step that a signal lets be made, also where they get the signal themselves.
 
     As from a terminal's Ctrl-C, and from torchrun, which sends SIGTERM to all of a process's group. They end when the
     process that they work for tells them, or is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # which drops those that have waited
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +127,9 @@ class FolderSet:
             worker_init_fn=_until_told,
         )
         mean, std = (per_channel(values, self.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        for images, labels in loader:
+        with _held_back():
+            loaded = iter(loader)  # which starts the workers
+        for images, labels in loaded:
             images = images.to(self.device, non_blocking=True)
             yield normalise(images, mean, std), labels.to(self.device, non_blocking=True)
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,19 @@ def test_parts_of_batches_are_disjoint_and_complete(tree: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_workers_serve_on_when_all_of_a_group_is_told_to_end(tree: Path, number: int) -> None:
-    """The step that is under way needs them; it is for the process that they work for to end."""
+@pytest.mark.parametrize("start", ["at once", "late"])
+def test_workers_serve_on_when_all_of_a_group_is_told_to_end(
+    tree: Path, number: int, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that is under way needs them; it is for the process that they work for to end. Also where one of them
+    has only just been started when the first batch is there."""
+    begin = folder._until_told
+
+    def late(worker: int) -> None:
+        time.sleep(worker)
+        begin(worker)
+
+    monkeypatch.setattr(folder, "_until_told", late if start == "late" else begin)
     expected = list(get(tree).train.batches(2, seed=0))
     batches = get(tree, workers=2).train.batches(2, seed=0)
     found = [next(batches)]

@@ -20,7 +20,7 @@ from pruner.sparsity.passes import Cost, added, close_sum, fit, pieces, prices, 
 _MANY = 1 << 16  # units from which on a sample saves more time than it takes
 _STRIDE = 16  # units for each one in the sample at least
 _SAMPLE = 1 << 19  # units in the sample at most
-_PASSES = 200  # far above what is needed (about 3; bisection alone would take 60): reaching it means bad scores
+_PASSES = 200  # far above what is needed (about 2; bisection alone would take 60): reaching it means bad scores
 
 
 class Problem(NamedTuple):

@@ -74,7 +74,8 @@ function says(cell) {
 function curves(cells) {
   const place = document.getElementById("curves");
   const others = data.keys.filter((key) => key !== "method" && key !== "sparsity");
-  place.replaceChildren(...grouped(cells, others).map((group) => {
+  const groups = grouped(cells, others).filter((group) => group.length > 1); // a single point is no curve
+  place.replaceChildren(...groups.map((group) => {
     const series = distinct(group, "method").map((method) => ({
       name: method,
       look: data.looks[method],
@@ -89,7 +90,8 @@ function curves(cells) {
     const form = { marks, xTitle: "sparsity (by the logarithm of what is kept)", yTitle: data.value.replaceAll("_", " ") + unit, dodge: 3 };
     return make("figure", {}, make("figcaption", {}, title), chart(series, form));
   }));
-  if (!cells.length) place.append(make("p", { class: "empty" }, "no finished run"));
+  const empty = cells.length ? "nowhere two methods or two sparsities of one setting" : "no finished run";
+  if (!groups.length) place.append(make("p", { class: "empty" }, empty));
 }
 
 // The rows that agree in `keys`, as lists.

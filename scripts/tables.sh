@@ -6,9 +6,13 @@
 set -euo pipefail
 name=${1:?which table: weight, filter, homes, lenet, vit, tune_weight or tune_filter}
 shift
+experiment=table_$name
 case $name in
-    tune_*) experiment=$name rows=method,options ;;
-    *) experiment=table_$name rows=method ;;
+    tune_*) experiment=$name layout=(--rows method,options) ;;
+    filter) layout=(--rows method,scope,options --baseline gmp) ;; # options: of dsa, whether its ratios are learned
+    lenet) layout=(--cols quant_bits --baseline gmp) ;;
+    *) layout=(--baseline gmp) ;;
 esac
+table=outputs/tables/${experiment//_/-}
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
-pruner-compare outputs/"$experiment" --rows "$rows" --output outputs/tables/"${experiment//_/-}"
+pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html"

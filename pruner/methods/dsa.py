@@ -119,9 +119,10 @@ class DSA(Method):
     beta: sharpness at the end of the phase, 1 or more. spread: standard deviation given to log b within a group; 0
     leaves log b as it is. floor: the least chance that a unit is drawn, as a share of its group's alpha, in [0, 1).
     start: theta at first. every: steps of the weights between two of theta. rate: how far, in log-odds, the loss can
-    move theta over the phase, above 0. pull: share of the gap to z - u that a step of theta closes, in (0, 1].
-    duals: steps of u in the phase, 1 or more. ramp: share of the phase in which the budget comes down, in [0, 1].
-    batch_share: held-out images in a step, as a share of the run's batch, above 0; never fewer than two.
+    move theta over the phase, 0 or more; 0 leaves all ratios equal. pull: share of the gap to z - u that a step of
+    theta closes, in (0, 1]. duals: steps of u in the phase, 1 or more. ramp: share of the phase in which the budget
+    comes down, in [0, 1]. batch_share: held-out images in a step, as a share of the run's batch, above 0; never fewer
+    than two.
     """
 
     held_out = 0.1
@@ -144,7 +145,7 @@ class DSA(Method):
         require(spread >= 0, "method.spread", spread, "0 or more")
         require(0 <= floor < 1, "method.floor", floor, "at least 0 and below 1")
         require(every >= 1, "method.every", every, "1 or more")
-        require(rate > 0, "method.rate", rate, "above 0")
+        require(rate >= 0, "method.rate", rate, "0 or more")
         require(0 < pull <= 1, "method.pull", pull, "above 0, to 1")
         require(duals >= 1, "method.duals", duals, "1 or more")
         require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")

@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--filter", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="use only the runs with one of "
         "these values, as in method=dtp,gmp sparsity=0.9")  # fmt: skip
     add("--baseline", metavar="METHOD", help="also show the paired difference from this method over common seeds, "
-        "with its 95%% t interval")  # fmt: skip
+        "with its 95%% t interval; or KEY=VALUE, from the runs that differ in this alone, as in "
+        "scope=layer")  # fmt: skip
     add("--references", metavar="FILE", help="published numbers of your own to show beside the built-in ones: CSV "
         "with the columns method, model, dataset, granularity, budget, sparsity, accuracy, and, if you like, paper, "
         "arxiv, dense_accuracy, params_kept, macs_kept, source, mark, note")  # fmt: skip
@@ -113,8 +114,6 @@ def _compare(given: argparse.Namespace) -> Comparison:
         row["granularity"] = in_full(row["granularity"], configs.get(row["run_id"], {}))
     settings = {run_id: flat(config) for run_id, config in configs.items()}
     if "options" in layout.keys:
-        if given.baseline:
-            raise ConfigError(f"--baseline={given.baseline}: no run has a partner in a table of options")
         for method in {row["method"] for row in gathered.rows}:
             runs = [row for row in gathered.rows if row["method"] == method]
             said = options(settings.get(row["run_id"], {}) for row in runs)

@@ -115,27 +115,48 @@ def tables(
     baseline: str | None = None,
     references: Sequence[Reference] = (),
 ) -> list[Table]:
-    """The rows as tables, in order of what splits them, their cells compared with `baseline`, a method's name.
+    """The rows as tables, in order of what splits them, their cells compared with those of `baseline`: a method's
+    name, or `key=value` for what else they may differ in, as in `scope=layer`.
 
-    Raises ConfigError when no finished row is of that method.
+    Raises ConfigError when no finished row is of it, or when several of a method's options are.
     """
     rows = list(rows)
     done = [row for row in rows if row["status"] == "done"]
-    if baseline is not None and baseline not in {row["method"] for row in done}:
-        present = sorted({row["method"] for row in done})
+    key, wanted = _baseline(baseline, layout)
+    theirs = [row for row in done if baseline is not None and _said(row[key]) == wanted]
+    if baseline is not None and not theirs:
+        present = sorted({_said(row[key]) for row in done})
         raise ConfigError(f"--baseline={baseline}: no finished run of it; there are {', '.join(present) or 'none'}")
-    paired_by = [name for name in layout.keys if name != "method"]
-    partners = _grouped((row for row in done if row["method"] == baseline), paired_by)
+    alone = {key, "options"} if key == "method" else {key}  # options are a method's own: another has no such
+    paired_by = [name for name in layout.keys if name not in alone]
+    partners = _grouped(theirs, paired_by)
+    for same in partners.values():
+        several = sorted({_said(row["options"]) for row in same}) if "options" in layout.keys else []
+        if len(several) > 1:
+            raise ConfigError(f"--baseline={baseline}: several options in one setting: {'; '.join(several)}")
     found = []
-    for key, group in sorted(_grouped(rows, layout.split).items(), key=lambda item: _by_value(item[0])):
+    for split, group in sorted(_grouped(rows, layout.split).items(), key=lambda item: _by_value(item[0])):
         finished = [row for row in group if row["status"] == "done"]
         cells = {}
         for place, runs in _grouped(finished, layout.rows + layout.cols).items():
-            theirs = partners.get(tuple(runs[0][name] for name in paired_by), [])
-            other = [] if runs[0]["method"] == baseline else theirs
+            same = partners.get(tuple(runs[0][name] for name in paired_by), [])
+            other = [] if _said(runs[0][key]) == wanted else same
             cells[place[: len(layout.rows)], place[len(layout.rows) :]] = _cell(runs, other, layout, references)
-        found.append(Table(layout, key, finished, [row for row in group if row["status"] == "failed"], cells))
+        found.append(Table(layout, split, finished, [row for row in group if row["status"] == "failed"], cells))
     return found
+
+
+def _baseline(text: str | None, layout: Layout) -> tuple[str, str | None]:
+    """The key whose value tells the baseline's runs from others, and that value."""
+    key, equals, value = (text or "").partition("=")
+    if not equals:
+        return "method", text
+    one_of("--baseline", key, layout.keys)
+    return key, value
+
+
+def _said(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _cell(runs: list[Row], theirs: list[Row], layout: Layout, references: Sequence[Reference]) -> Cell:

@@ -1,5 +1,7 @@
 """The command that a page shows gives the very same run, and settings that no column has are not mixed silently."""
 
+import csv
+import io
 import shlex
 
 import pytest
@@ -118,7 +120,13 @@ def test_a_search_is_laid_out_by_the_options_in_which_its_runs_differ(composed, 
     assert len(lines) == 5 and "options" in lines[0]
     assert main(["t-rows.csv"]) == 0  # the rows are as any others
     assert main(["--rows", "method,options", "--baseline", "gmp"]) == 2
-    assert "options" in capsys.readouterr().err
+    assert "--baseline=gmp: several options in one setting: ramp=0.5; ramp=0.8" in capsys.readouterr().err
+    assert main(["--rows", "method,options", "--baseline", "pdp", "--format", "csv"]) == 0  # one setting
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {line["options"]: line["difference"] for line in lines if line["method"] == "gmp"} == {
+        "ramp=0.5": "-2.0",
+        "ramp=0.8": "-3.0",
+    }
 
 
 def test_shapes_of_units_are_of_different_tables(composed, outputs, tmp_path, capsys):

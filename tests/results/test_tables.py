@@ -98,6 +98,29 @@ def test_a_baseline_without_a_run():
         tables(ROWS, baseline="gnp")
 
 
+def test_a_baseline_of_another_key():
+    """Learned against equal shares: the same method, seed by seed, but for the scope."""
+    rows = [run(seed=s, accuracy=80.0 + s) for s in (0, 1)] + [run(seed=s, scope="layer") for s in (0, 1)]
+    (found,) = tables([*rows, run("gmp")], Layout(("method", "scope")), baseline="scope=layer")
+    gaps = {row: cell.difference for (row, _), cell in found.cells.items()}
+    assert gaps[("dtp", "layer")] is None and gaps[("gmp", "global")] is None
+    learned = gaps[("dtp", "global")]
+    assert learned is not None and (learned.n, learned.mean) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ("scope=row", "--baseline=scope=row: no finished run of it; there are global"),
+        ("sope=row", "--baseline=sope: choose one of .*did you mean scope"),
+        ("seed=0", "--baseline=seed: choose one of"),  # neither row nor column: it is what runs are paired by
+    ],
+)
+def test_a_baseline_that_is_not_understood(baseline, message):
+    with pytest.raises(ConfigError, match=message):
+        tables(ROWS, baseline=baseline)
+
+
 def test_a_layout_of_ones_own():
     rows = [run(), run(scope="erk"), run(seed=1), run("gmp"), run(budget="macs", accuracy=70.0)]
     found = tables(rows, Layout(("scope", "budget"), ("seed",)))

@@ -43,8 +43,8 @@ SIZES = {
     "table_lenet": (8, 3),
     "table_vit": (8, 3),
     "table_weight": (16, 3),
-    "tune_filter": (25, 1),
-    "tune_weight": (42, 1),
+    "tune_filter": (30, 1),
+    "tune_weight": (66, 1),
 }
 
 # One cell of each, the paper's own method, and images of the right shape.

@@ -77,11 +77,12 @@ def report(numbers: Epoch, epochs: int) -> Epoch:
     return numbers
 
 
-def warn_undecided(soft: Tensor, hard: Tensor) -> None:
-    """Says so when hardening decides over many units that training left undecided."""
+def warn_undecided(soft: Tensor, hard: Tensor, finetuned: bool) -> None:
+    """Says so when hardening decides over many units that training left undecided: a warning if nothing mends it."""
     undecided, kept = int(((soft > 0.05) & (soft < 0.95)).sum()), int((hard != 0).sum())
     if undecided > kept / 10:
-        log.warning("%d units are undecided at hardening, against %d kept: expect a loss there", undecided, kept)
+        level, end = (logging.INFO, ", which finetuning is to mend") if finetuned else (logging.WARNING, "")
+        log.log(level, "%d units are undecided at hardening, %d kept: expect a loss there%s", undecided, kept, end)
 
 
 def seconds(epochs: list[Epoch], phase: str) -> float:

@@ -89,7 +89,7 @@ def prune(bench: Bench, network: MaskedModel, diary: Diary) -> Pruned:
     network.gate(soft)
     soft_accuracy = bench.evaluate(network).top1
     hard = bench.allocation.hard(method.scores())
-    warn_undecided(soft, hard)
+    warn_undecided(soft, hard, bench.config.recipe.finetune_epochs > 0)
     # Harden: exact 0/1 masks that meet the budget; nothing is trained.
     network.harden(hard, soft)
     return Pruned(hard, soft_accuracy, bench.evaluate(network).top1, method.measures())

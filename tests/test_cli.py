@@ -341,7 +341,7 @@ def test_the_defaults_and_where_options_go(runs: list[Config], tmp_path: Path) -
     assert (default.threads, default.data_dir, default.output_dir) == (0, "data", "outputs")
     assert (other.method.name, other.method.options) == (
         "gmp",
-        {"ramp": 0.5, "every": 10, "score": {"name": "magnitude"}},
+        {"ramp": 0.5, "every": 5, "score": {"name": "magnitude"}},
     )
     assert (other.sparsity, other.budget.exclude) == (0.75, ("first",))
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folder, no .hydra and no log
@@ -367,7 +367,7 @@ def test_our_vgg16_is_not_torchvisions(runs: list[Config]) -> None:
 def test_show_the_config_and_the_version(runs: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["seed=3", "--cfg", "job", "method=gmp"]) == 0
     shown = mapping(capsys.readouterr().out)
-    assert (shown["seed"], shown["method"]["name"], shown["method"]["every"]) == (3, "gmp", 10)
+    assert (shown["seed"], shown["method"]["name"], shown["method"]["every"]) == (3, "gmp", 5)
     assert set(shown) == {field.name for field in fields(Config)} - {"block", "nm", "ratios"}
     assert main(["--cfg", "job", "--package", "budget"]) == 0
     assert "min_units: 1" in capsys.readouterr().out

@@ -179,16 +179,21 @@ def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Calla
 
 
 def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """More than a tenth of the kept: hardening will cost accuracy."""
-    caplog.set_level("WARNING", "pruner")
+    """More than a tenth of the kept: hardening will cost accuracy, and only finetuning can mend that."""
+    caplog.set_level("INFO", "pruner")
     hard = torch.tensor([1.0] * 20 + [0.0] * 80)
     decided = hard.clone()
     decided[:2] = 0.5
-    warn_undecided(decided, hard)
+    warn_undecided(decided, hard, finetuned=False)
     assert not caplog.messages
     decided[2] = 0.5
-    warn_undecided(decided, hard)
-    assert caplog.messages == ["3 units are undecided at hardening, against 20 kept: expect a loss there"]
+    warn_undecided(decided, hard, finetuned=False)
+    warn_undecided(decided, hard, finetuned=True)
+    said = "3 units are undecided at hardening, 20 kept: expect a loss there"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", said),
+        ("INFO", said + ", which finetuning is to mend"),
+    ]
 
 
 def test_the_gap_is_what_hardening_would_cost_the_network_as_it_trains(tiny_config: Callable[..., Config]) -> None:

@@ -20,8 +20,9 @@ of units. The paper's phi starts at random [known], as its networks do; ours are
 phi = log|w|, rescaled to a standard deviation of `spread`, makes a unit's chances a power of |w|: a random start
 throws the dense network away, and one power for all granularities leaves filters, whose log|w| lie within a sixth of
 each other, to chance. The noise falls to
-0, because weights that have only seen noisy masks do badly under the fixed one. One lambda, the smallest, for all
-layers: the sum over rows grows with the network. phi is trained by Adam; the budget comes down along a cubic.
+0, because weights that have only seen noisy masks do badly under the fixed one, and starts at 0.03: the search for
+weights found little noise best, and none nearly as good (outputs/tables/tune-weight.csv). One lambda, the smallest, for
+all layers: the sum over rows grows with the network. phi is trained by Adam; the budget comes down along a cubic.
 """
 
 from __future__ import annotations
@@ -98,11 +99,11 @@ class DPP(Method):
     def __init__(
         self,
         setup: Setup,
-        sigma: float = 1.0,
+        sigma: float = 0.03,
         sigma_end: float = 0.0,
         temperature: float = 5.0,
         temperature_end: float = 0.5,
-        score_lr: float = 0.05,
+        score_lr: float = 0.2,
         entropy: float = 1e-5,
         softmaxes: int = 32,
         init: str = "magnitude",

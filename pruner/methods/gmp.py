@@ -6,7 +6,8 @@ Zhu and Gupta, "To prune, or not to prune", 2017, arXiv 1710.01878.
     the mask is recomputed every few steps from |w| of the weights underneath        [known]
     once the final sparsity is reached the mask stays                                [known]
 
-[chosen]: the ramp spans the first 80% of the phase. For filters |w| stands for `Units.magnitudes`.
+[chosen]: the ramp spans the first 30% of the phase, and masks are five steps apart, as the search for weights found
+best (outputs/tables/tune-weight.csv). For filters |w| stands for `Units.magnitudes`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class GMP(Method):
     is worth (see `pruner.methods.scores`); the paper's is magnitude.
     """
 
-    def __init__(self, setup: Setup, ramp: float = 0.8, every: int = 10, score: str | Mapping[str, Any] = "magnitude"):
+    def __init__(self, setup: Setup, ramp: float = 0.3, every: int = 5, score: str | Mapping[str, Any] = "magnitude"):
         require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
         require(every >= 1, "method.every", every, "1 or more")
         super().__init__(setup)

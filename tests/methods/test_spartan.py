@@ -69,7 +69,7 @@ def test_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
         return both(self, scores, temperature, sparsity)
 
     monkeypatch.setattr(Allocation, "both", recorded)
-    method = Spartan(setup)
+    method = Spartan(setup, beta_end=20, ramp=0.2)
     kept = []
     for step in range(10):
         method.mask(step)

@@ -89,7 +89,7 @@ def test_a_method_of_ones_own_needs_its_folder(composed):
 def test_differences_leave_out_what_cannot_change_a_result(composed):
     ours = flat(composed("method=gmp", "threads=1", "data_dir=a").to_dict())
     theirs = flat(composed("method=gmp", "recipe.prune_lr=0.01", "method.ramp=0.5", "seed=1").to_dict())
-    assert differences([ours, theirs], ["seed"]) == {"method.ramp": ["0.5", "0.8"], "recipe.prune_lr": ["0.01", "0.05"]}
+    assert differences([ours, theirs], ["seed"]) == {"method.ramp": ["0.3", "0.5"], "recipe.prune_lr": ["0.01", "0.05"]}
     assert differences([ours, theirs], ["seed", "method"]) == {"recipe.prune_lr": ["0.01", "0.05"]}
     assert differences([ours], []) == differences([], []) == {}
 
@@ -99,7 +99,7 @@ def test_different_recipes_in_one_table_are_said(composed):
     words = [["method=dtp"], ["method=gmp", "recipe.prune_lr=0.01"], ["method=gmp", "method.ramp=0.5", "seed=1"]]
     settings = {row["run_id"]: flat(composed(*given).to_dict()) for row, given in zip(rows, words, strict=True)}
     (table,) = tables(rows)
-    said = "note: runs of different settings: recipe.prune_lr 0.01, 0.05; gmp: method.ramp 0.5, 0.8"
+    said = "note: runs of different settings: recipe.prune_lr 0.01, 0.05; gmp: method.ramp 0.3, 0.5"
     assert remarks(table, settings) == [said]
     assert remarks(table, {}) == []
 
@@ -114,18 +114,18 @@ def test_a_search_is_laid_out_by_the_options_in_which_its_runs_differ(composed, 
         RunFolder(tmp_path / "outputs" / "digits-resnet20" / f"run{index}").write_config(config.to_dict())
     assert main(["--rows", "method,options", "--output", "t", "--html", "t.html"]) == 0
     text = capsys.readouterr().out
-    assert "ramp=0.5" in text and "81.50 ± 0.71 (2)" in text and "ramp=0.8" in text and "80.00 (1)" in text
+    assert "ramp=0.5" in text and "81.50 ± 0.71 (2)" in text and "ramp=0.3" in text and "80.00 (1)" in text
     assert "note" not in text
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert len(lines) == 5 and "options" in lines[0]
     assert main(["t-rows.csv"]) == 0  # the rows are as any others
     assert main(["--rows", "method,options", "--baseline", "gmp"]) == 2
-    assert "--baseline=gmp: several options in one setting: ramp=0.5; ramp=0.8" in capsys.readouterr().err
+    assert "--baseline=gmp: several options in one setting: ramp=0.3; ramp=0.5" in capsys.readouterr().err
     assert main(["--rows", "method,options", "--baseline", "pdp", "--format", "csv"]) == 0  # one setting
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {line["options"]: line["difference"] for line in lines if line["method"] == "gmp"} == {
         "ramp=0.5": "-2.0",
-        "ramp=0.8": "-3.0",
+        "ramp=0.3": "-3.0",
     }
 
 

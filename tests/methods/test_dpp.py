@@ -104,7 +104,7 @@ def test_s_sums_to_k_in_single_precision(temperature: float) -> None:
 def test_masks_are_hard_and_keep_exactly_k(scope: str, softmaxes: int) -> None:
     """Check 1 of the card: 0 and 1 to the last bit, k in every row, fresh draws, top-k of phi at the end."""
     torch.manual_seed(0)
-    method, _ = make_dpp(torch.randn(6, 10).tolist(), 0.7, scope, softmaxes=softmaxes, sigma_end=1.0)
+    method, _ = make_dpp(torch.randn(6, 10).tolist(), 0.7, scope, softmaxes=softmaxes, sigma=1.0, sigma_end=1.0)
     masks = [method.mask(step).detach() for step in range(10)]
     for mask in masks:
         assert set(mask.tolist()) == {0.0, 1.0}
@@ -144,7 +144,7 @@ def test_the_gradient_is_that_of_s_at_this_step(tiny_config: Callable[..., Confi
 
 def test_frequencies_of_the_draws() -> None:
     """Check 2 of the card: with sigma = 1 and k = 1, 10^5 draws have the frequencies softmax(phi)."""
-    method, _ = make_dpp([[1.0] * 5], 0.8, softmaxes=0)
+    method, _ = make_dpp([[1.0] * 5], 0.8, softmaxes=0, sigma=1.0)
     draws, phi = 100_000, torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0])
     method.phi.data.copy_(phi)
     torch.manual_seed(0)

@@ -15,10 +15,10 @@ def test_the_default_is_the_best_setting_of_the_search(method: str) -> None:
     rows = SEARCH[SEARCH["method"] == method]
     best = rows.loc[rows["mean"].idxmax(), "options"]
     found = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in best.split())}
-    file = ROOT / f"conf/method/{method}.yaml"
-    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    text = (ROOT / f"conf/method/{method}.yaml").read_text(encoding="utf-8")
+    options = yaml.safe_load(text)
     assert {key: options[key] for key in found} == found
-    assert "outputs/tables/tune-weight.csv" in file.read_text(encoding="utf-8")
+    assert "outputs/tables/tune-weight.csv" in text
 
 
 def test_the_search_tried_each_method_as_often() -> None:

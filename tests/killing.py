@@ -80,7 +80,8 @@ class Nursery:
     ) -> list[Outcome]:
         """Gives the command line `words` to as many processes as `after` has times at which one gets the signal.
 
-        The times count from when the process has said the text `since`.
+        The times count from when the process has said the text `since`. The processes that get none start once all the
+        others have said it, lest they leave these nothing to do.
         """
         how = {"signal": int(with_signal), "since": since}
         return self.together([{"words": list(words), "after": when, **how} for when in after])
@@ -179,16 +180,20 @@ def _together(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str
     for path in said:
         path.write_text("")
     start = time.monotonic()
+    to_start = sorted(range(len(tasks)), key=lambda number: tasks[number]["after"] is None)
     running: dict[int, int] = {}  # the tasks' numbers by their processes
-    for number, task in enumerate(tasks):
-        pid = os.fork()
-        if pid == 0:
-            _work(task, said[number])
-        running[pid] = number
-    due = {pid: task["after"] for pid, task in zip(running, tasks, strict=True) if task["after"] is not None}
+    due: dict[int, float] = {}  # which of them get a signal, after how long
     counting: dict[int, float] = {}  # since when
     outcomes: list[dict[str, Any]] = [{} for _ in tasks]
-    while running:
+    while running or to_start:
+        while to_start and (tasks[to_start[0]]["after"] is not None or due.keys() <= counting.keys()):
+            number = to_start.pop(0)
+            pid = os.fork()
+            if pid == 0:
+                _work(tasks[number], said[number])
+            running[pid] = number
+            if tasks[number]["after"] is not None:
+                due[pid] = tasks[number]["after"]
         time.sleep(0.0005)
         now = time.monotonic()
         if now - start > LIMIT:

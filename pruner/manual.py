@@ -58,7 +58,8 @@ def render(folders: Sequence[Path], torchvision: Iterable[str]) -> str:
     recipe = (folders[0] / "recipe" / "quick.yaml").read_text(encoding="utf-8")
     parts.append("\n".join(["Keys of every recipe, as set by recipe=quick", *_keys("recipe.", recipe)]) + "\n")
     parts.append(
-        "Every choice may have keys of its own, as method.ramp: see its file, or pruner method=gmp --cfg job\n"
+        "Every choice may have keys of its own, as method.ramp: see its file, or pruner method=gmp --cfg job.\n"
+        "Some methods have other values for other units than single weights, in conf/tuned/GRANULARITY/METHOD.yaml\n"
     )
     return "\n".join([*parts, EXAMPLES])
 

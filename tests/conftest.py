@@ -1,4 +1,7 @@
-"""Tiny runs that every test file shares: a narrow ResNet-20 on made-up 8x8 images, a third of a second a run."""
+"""Tiny runs that every test file shares: a narrow ResNet-20 on made-up 8x8 images, a third of a second a run.
+
+And configs without runs.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,26 @@ def _denormals_as_usual() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """A function that gives the Config that words of the command line make, without a run."""
+    from pruner import cli  # hydra, which most tests need not wait for
+
+    caught: list[Config] = []
+
+    def catch(config: Config) -> int:
+        caught.append(config)
+        return 0
+
+    monkeypatch.setattr("pruner.job.execute", catch)
+
+    def compose(*words: str) -> Config:
+        assert cli.main(list(words)) == 0
+        return caught.pop()
+
+    return compose
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class DSA(Method):
         floor: float = 0.01,
         start: float = 5.0,
         every: int = 8,
-        rate: float = 2.0,
+        rate: float = 4.0,
         pull: float = 0.5,
         duals: int = 10,
         ramp: float = 0.3,

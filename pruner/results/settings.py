@@ -86,6 +86,7 @@ def command(config: Mapping[str, Any]) -> str:
         defaults |= values
         if choice != standard.get(group):
             words.append(f"{group}={as_word(choice)}")
+    defaults |= _tuned(config)
     given = {key: value for key, value in flat(config).items() if key not in PLACES}
     words += [f"~{key}" for key in defaults if key.partition(".")[0] in OPEN and key not in given]
     for key, value in given.items():
@@ -106,6 +107,13 @@ def _choice(group: str, value: Any) -> tuple[str, Settings]:
             return arch, {"model.name": "torchvision", "model.arch": arch, "model.weights": None}
         return "torchvision", {}
     return str(value.get("label", value["name"])), {}
+
+
+def _tuned(config: Mapping[str, Any]) -> Settings:
+    """What conf/tuned/ sets for this run's method at its granularity, which goes before the method's own file."""
+    method, _ = _choice("method", config["method"])
+    path = choices([conf_folder()], f"tuned/{config['granularity']}").get(method)
+    return _flat("method", _file(path)) if path is not None else {}
 
 
 def _entry(entry: Any) -> list[tuple[str, str]]:

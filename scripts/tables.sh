@@ -15,4 +15,6 @@ case $name in
 esac
 table=outputs/tables/${experiment//_/-}
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
-pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html"
+pictures=outputs/$experiment/pictures
+pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html" --pictures "$pictures"
+if [ "$name" = weight ]; then cp "$pictures"/*-sparsity.svg "$table.svg"; fi # the README's curves

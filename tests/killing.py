@@ -67,9 +67,12 @@ class Nursery:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def run(self, config: Config, after: float | None = None, with_signal: int = signal.SIGKILL) -> Outcome:
-        """Executes `config`; the signal comes `after` so many seconds, if it is still under way."""
-        return self.together([{"config": config.to_dict(), "after": after, "signal": int(with_signal)}])[0]
+    def run(
+        self, config: Config, after: float | None = None, since: str = "", with_signal: int = signal.SIGKILL
+    ) -> Outcome:
+        """Executes `config`; the signal comes so many seconds `after` it has said `since`, if it is still under way."""
+        how = {"signal": int(with_signal), "since": since}
+        return self.together([{"config": config.to_dict(), "after": after, **how}])[0]
 
     def sweep(
         self,

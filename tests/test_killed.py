@@ -89,13 +89,13 @@ def test_asked_to_stop(
 ) -> None:
     """The run says how it goes on, with the exit status that is usual for the signal; and goes on."""
     config = tiny_config(recipe={**RECIPE, "dense_epochs": 2000})
-    outcome = processes.run(config, after=0.5, with_signal=number)
+    outcome = processes.run(config, after=0.3, since="dense 1/2000", with_signal=number)
     assert outcome.status == 128 + number
     assert outcome.said.splitlines()[-1] == "stopped; the same command goes on from what is saved"
     store = DenseStore(Path(config.output_dir) / config.dense_id)
     (saved,) = (store.path / "checkpoint").iterdir()  # nothing half written
     assert Checkpoint(saved.parent).load()["trainer"]["epoch"] > 0
-    again = processes.run(config, after=0.5, with_signal=number)
+    again = processes.run(config, after=0.3, since="/2000", with_signal=number)
     assert again.status == 128 + number
     epochs = [row["epoch"] for row in store.read_epochs()]
     assert epochs == list(range(1, len(epochs) + 1))

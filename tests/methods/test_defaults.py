@@ -1,4 +1,4 @@
-"""The defaults are what the search found: of each method, the best row of the committed table."""
+"""The defaults are what the searches found: of each method, the best row of the committed table of its granularity."""
 
 from pathlib import Path
 
@@ -6,20 +6,31 @@ import pandas
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-SEARCH = pandas.read_csv(ROOT / "outputs/tables/tune-weight.csv")
+from pruner.folders import choices, conf_folder
+
+TABLES = Path(__file__).parents[2] / "outputs/tables"
+SEARCHES = {granularity: pandas.read_csv(TABLES / f"tune-{granularity}.csv") for granularity in ("weight", "filter")}
+SEARCHED = [(granularity, method) for granularity, rows in SEARCHES.items() for method in sorted(set(rows["method"]))]
 
 
-@pytest.mark.parametrize("method", sorted(SEARCH["method"].unique()))
-def test_the_default_is_the_best_setting_of_the_search(method: str) -> None:
-    rows = SEARCH[SEARCH["method"] == method]
+@pytest.mark.parametrize(("granularity", "method"), SEARCHED)
+def test_the_default_is_the_best_setting_of_the_search(granularity, method, composed):
+    rows = SEARCHES[granularity]
+    rows = rows[rows["method"] == method]
     best = rows.loc[rows["mean"].idxmax(), "options"]
     found = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in best.split())}
-    text = (ROOT / f"conf/method/{method}.yaml").read_text(encoding="utf-8")
-    options = yaml.safe_load(text)
+    options = composed(f"method={method}", f"granularity={granularity}").method.options
     assert {key: options[key] for key in found} == found
-    assert "outputs/tables/tune-weight.csv" in text
 
 
-def test_the_search_tried_each_method_as_often() -> None:
-    assert len(set(SEARCH["method"].value_counts())) == 1
+def test_the_search_for_weights_tried_each_method_as_often():
+    assert len(set(SEARCHES["weight"]["method"].value_counts())) == 1  # that for filters is not complete
+
+
+@pytest.mark.parametrize("path", sorted((conf_folder() / "tuned").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_what_is_tuned_names_its_search_and_says_nothing_twice(path):
+    text = path.read_text(encoding="utf-8")
+    assert any(f"outputs/tables/tune-{granularity}.csv" in text for granularity in SEARCHES)
+    whole = yaml.safe_load(choices([conf_folder()], "method")[path.stem].read_text(encoding="utf-8"))
+    for key, value in yaml.safe_load(text).items():
+        assert whole[key] != value, f"{key}: the method's own file has it"

@@ -15,6 +15,8 @@ case $name in
 esac
 table=outputs/tables/${experiment//_/-}
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
-pictures=outputs/$experiment/pictures
-pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html" --pictures "$pictures"
-if [ "$name" = weight ]; then cp "$pictures"/*-sparsity.svg "$table.svg"; fi # the README's curves
+pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html"
+if [ "$name" = weight ]; then # the README's curves
+    pruner-compare outputs/"$experiment" --pictures outputs/"$experiment"/pictures >/dev/null
+    cp outputs/"$experiment"/pictures/*-sparsity.svg "$table.svg"
+fi

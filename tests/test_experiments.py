@@ -43,7 +43,7 @@ SIZES = {
     "table_lenet": (6, 3),
     "table_vit": (6, 3),
     "table_weight": (16, 3),
-    "tune_filter": (25, 1),
+    "tune_filter": (30, 1),
     "tune_weight": (66, 1),
 }
 

@@ -26,8 +26,9 @@ def test_the_default_is_the_best_setting_of_the_search(granularity, method, comp
     assert f"outputs/tables/tune-{granularity}.csv" in text
 
 
-def test_the_search_for_weights_tried_each_method_as_often():
-    assert len(set(SEARCHES["weight"]["method"].value_counts())) == 1  # that for filters is not complete
+@pytest.mark.parametrize("granularity", SEARCHES)
+def test_a_search_tries_each_method_as_often(granularity):
+    assert len(set(SEARCHES[granularity]["method"].value_counts())) == 1
 
 
 @pytest.mark.parametrize("path", sorted((conf_folder() / "tuned").glob("*/*.yaml")), ids=lambda path: path.stem)

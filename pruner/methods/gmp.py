@@ -7,7 +7,8 @@ Zhu and Gupta, "To prune, or not to prune", 2017, arXiv 1710.01878.
     once the final sparsity is reached the mask stays                                [known]
 
 [chosen]: the ramp spans the first 30% of the phase, and masks are five steps apart, as the search for weights found
-best (outputs/tables/tune-weight.csv). For filters |w| stands for `Units.magnitudes`.
+best (outputs/tables/tune-weight.csv). For filters |w| stands for `Units.magnitudes`, and the ramp spans 15%
+(outputs/tables/tune-filter.csv).
 """
 
 from __future__ import annotations

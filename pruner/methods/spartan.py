@@ -14,7 +14,8 @@ ResNet-50 and at 20 for ViT-B/16 [known].
 weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's values of beta do not carry over, and
 its factor sqrt(block size) on beta for blocks [known] is not needed: the deviation already takes it out. A unit
 larger than a weight has the value `Units.magnitudes`. Beta ends at 4, and the keep ratio falls over 30% of the steps,
-as the search for weights found best (outputs/tables/tune-weight.csv).
+as the search for weights found best (outputs/tables/tune-weight.csv); for filters beta ends at 20
+(outputs/tables/tune-filter.csv).
 """
 
 from __future__ import annotations

@@ -9,14 +9,15 @@ shift
 experiment=table_$name
 case $name in
     tune_*) experiment=$name layout=(--rows method,options) ;;
-    filter) layout=(--rows method,scope,options --baseline gmp) ;; # options: of dsa, whether its ratios are learned
+    filter) layout=(--rows method,scope,options --baseline gmp) picture=0.9-layers ;; # options: are dsa's ratios learned
     lenet) layout=(--cols quant_bits --baseline gmp) ;;
+    weight) layout=(--baseline gmp) picture=sparsity ;; # the README's curves
     *) layout=(--baseline gmp) ;;
 esac
 table=outputs/tables/${experiment//_/-}
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
 pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html"
-if [ "$name" = weight ]; then # the README's curves
-    pruner-compare outputs/"$experiment" --pictures outputs/"$experiment"/pictures >/dev/null
-    cp outputs/"$experiment"/pictures/*-sparsity.svg "$table.svg"
+if [ "${picture:-}" ]; then
+    pruner-compare outputs/"$experiment" "${layout[@]}" --pictures outputs/"$experiment"/pictures >/dev/null
+    cp outputs/"$experiment"/pictures/*-"$picture".svg "$table.svg"
 fi

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pruner.results.remarks import remarks
 from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
 from pruner.results.settings import flat, in_full, options
-from pruner.results.tables import Layout, Table, tables
+from pruner.results.tables import Cell, Layout, Table, line_names, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
 FORMS: dict[str, tuple[Form, str]] = {  # each form of text, and what it says of its mark
@@ -36,6 +37,19 @@ class Comparison:
     notes: list[list[str]]
     gathered: Gathered
     configs: dict[str, dict[str, Any]]
+
+    @cached_property
+    def _names(self) -> dict[tuple[Any, ...], str]:
+        return line_names(self.tables)
+
+    @property
+    def lines(self) -> list[str]:
+        """The names of all lines in pictures."""
+        return list(self._names.values())
+
+    def line(self, cell: Cell) -> str:
+        """The name of a cell's line in pictures."""
+        return self._names[tuple(cell.keys[key] for key in self.layout.lines)]
 
     def written(self, form: str) -> str:
         """The tables as text, csv, markdown or latex."""

@@ -29,8 +29,8 @@ def draw(comparison: Comparison, folder: Path) -> None:
     A file that cannot be read goes to `comparison.gathered.unreadable`. Raises ConfigError without Matplotlib.
     """
     layout = comparison.layout
-    others = [key for key in layout.keys if key not in ("method", "sparsity")]
-    styles = looks(row["method"] for row in comparison.gathered.rows)
+    others = layout.pictures
+    styles = looks(comparison.lines)
     groups: dict[Key, list[Cell]] = {}
     for table in comparison.tables:
         for cell in table.ordered():
@@ -39,7 +39,7 @@ def draw(comparison: Comparison, folder: Path) -> None:
         title, name = _words(others, key)
         _values(comparison, folder / name, title, cells, styles)
         for sparsity in sorted({cell.keys["sparsity"] for cell in cells}):
-            same = sorted((c for c in cells if c.keys["sparsity"] == sparsity), key=lambda cell: cell.keys["method"])
+            same = sorted((c for c in cells if c.keys["sparsity"] == sparsity), key=comparison.line)
             at = f"{title}, sparsity {sparsity:g}"
             _runs(comparison, folder / f"{name}-{sparsity:g}", at, same, styles)
 
@@ -63,10 +63,10 @@ def _values(comparison: Comparison, path: Path, title: str, cells: list[Cell], s
     sparsities = sorted({cell.keys["sparsity"] for cell in measured})
     ticks = [(_kept(sparsity), f"{sparsity:g}") for sparsity in sparsities]
     x = Axis("sparsity (by the logarithm of what is kept)", ticks)
-    lines = _by_method(measured, lambda cell: _kept(cell.keys["sparsity"]), styles)
+    lines = _lines(comparison, measured, lambda cell: _kept(cell.keys["sparsity"]), styles)
     if lines:
         draw_lines(path.with_name(f"{path.name}-sparsity"), title, lines, x, y)
-    lines = _by_method(measured, _macs_percent, styles)
+    lines = _lines(comparison, measured, _macs_percent, styles)
     places = [place for line in lines for place in line.x]
     if places:
         ticks = [(tick, f"{tick:g}") for tick in TICKS if min(places) / 1.5 <= tick <= max(places) * 1.5]
@@ -84,35 +84,35 @@ def _macs_percent(cell: Cell) -> float | None:
     return found.mean if found else None
 
 
-def _by_method(cells: Iterable[Cell], x: Callable[[Cell], float | None], styles: dict[object, Look]) -> list[Line]:
-    """A line for each method through its cells, from left to right; cells without an x are left out."""
+def _lines(
+    comparison: Comparison, cells: Iterable[Cell], x: Callable[[Cell], float | None], styles: dict[object, Look]
+) -> list[Line]:
+    """The lines through the cells, from left to right; cells without an x are left out."""
     points: dict[str, list[tuple[float, float, float | None]]] = {}
     for cell in cells:
         place = x(cell)
         if place is not None and cell.spread is not None:
-            points.setdefault(cell.keys["method"], []).append((place, cell.spread.mean, cell.spread.std))
+            points.setdefault(comparison.line(cell), []).append((place, cell.spread.mean, cell.spread.std))
     lines = []
-    for method in sorted(points):
-        across, up, spreads = zip(*sorted(points[method], key=lambda point: point[0]), strict=True)
-        lines.append(Line(method, styles[method], across, up, spreads))
+    for name in sorted(points):
+        across, up, spreads = zip(*sorted(points[name], key=lambda point: point[0]), strict=True)
+        lines.append(Line(name, styles[name], across, up, spreads))
     return lines
 
 
 def _runs(comparison: Comparison, path: Path, title: str, cells: list[Cell], styles: dict[object, Look]) -> None:
-    """What the runs of one setting and sparsity did: means over the runs of each method."""
-    layers = {cell.keys["method"]: _files(comparison, cell, "layers", LAYER_COLUMNS) for cell in cells}
-    epochs = {cell.keys["method"]: _files(comparison, cell, "epochs", EPOCH_COLUMNS) for cell in cells}
-    masks = {cell.keys["method"]: _files(comparison, cell, "masks", MASK_COLUMNS) for cell in cells}
+    """What the runs of one setting and sparsity did: means over the runs of each line's cell."""
+    layers = {comparison.line(cell): _files(comparison, cell, "layers", LAYER_COLUMNS) for cell in cells}
+    epochs = {comparison.line(cell): _files(comparison, cell, "epochs", EPOCH_COLUMNS) for cell in cells}
+    masks = {comparison.line(cell): _files(comparison, cell, "masks", MASK_COLUMNS) for cell in cells}
     names = list(dict.fromkeys(row["layer"] for files in layers.values() for rows in files for row in rows))
-    kept: dict[str, list[Curve]] = {
-        method: [_shares(rows, names) for rows in files] for method, files in layers.items()
-    }
+    kept: dict[str, list[Curve]] = {line: [_shares(rows, names) for rows in files] for line, files in layers.items()}
     x = Axis("", list(enumerate(names)), upright=True)
     _mean_lines(path, "layers", title, kept, x, "share of weights kept", styles)
     for column, y in (("undecided", "undecided share of units"), ("gap", "soft-to-hard gap, points of accuracy")):
-        soft: dict[str, list[Curve]] = {m: [_course(rows, column) for rows in files] for m, files in epochs.items()}
+        soft: dict[str, list[Curve]] = {n: [_course(rows, column) for rows in files] for n, files in epochs.items()}
         _mean_lines(path, column, title, soft, Axis("epoch of pruning", whole=True), y, styles)
-    histograms = [_histogram(method, files[0]) for method, files in masks.items() if files]
+    histograms = [_histogram(line, files[0]) for line, files in masks.items() if files]
     if histograms:
         draw_histograms(path.with_name(f"{path.name}-masks"), title, histograms)
 
@@ -144,9 +144,9 @@ def _files(comparison: Comparison, cell: Cell, name: str, columns: tuple[str, ..
 def _mean_lines(
     path: Path, what: str, title: str, curves: dict[str, list[Curve]], x: Axis, y: str, styles: dict[object, Look]
 ) -> None:
-    """Draws the mean over each method's curves, at the places that any of them has."""
+    """Draws the mean over each line's curves, at the places that any of them has."""
     lines = []
-    for method, found in curves.items():
+    for name, found in curves.items():
         values: dict[float, list[float]] = {}
         for curve in found:
             for place, value in curve:
@@ -154,15 +154,15 @@ def _mean_lines(
         if values:
             places = sorted(values)
             means = [sum(values[place]) / len(values[place]) for place in places]
-            lines.append(Line(method, styles[method], places, means))
+            lines.append(Line(name, styles[name], places, means))
     if lines:
         draw_lines(path.with_name(f"{path.name}-{what}"), title, lines, x, Axis(y))
 
 
-def _histogram(method: str, rows: Sequence[Row]) -> Histogram:
+def _histogram(name: str, rows: Sequence[Row]) -> Histogram:
     """A run's masks.csv as counts by epoch and bin."""
     epochs = sorted({row["epoch"] for row in rows})
     lows = sorted({row["bin_low"] for row in rows})
     counts: dict[tuple[Any, Any], float] = {(row["epoch"], row["bin_low"]): row["count"] for row in rows}
     edges = [*lows, max(row["bin_high"] for row in rows)]
-    return Histogram(method, epochs, edges, [[counts.get((epoch, low), 0) for low in lows] for epoch in epochs])
+    return Histogram(name, epochs, edges, [[counts.get((epoch, low), 0) for low in lows] for epoch in epochs])

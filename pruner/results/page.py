@@ -60,9 +60,10 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "value": layout.value,
         "baseline": comparison.baseline,
         "keys": list(layout.keys),
+        "pictures": list(layout.pictures),
         "legend": legend(layout, comparison.baseline, mark, found),
-        "looks": {str(name): asdict(look) for name, look in looks(row["method"] for row in rows).items()},
-        "cells": [cell for table in found for cell in _cells(table, comparison.baseline)],
+        "looks": {str(name): asdict(look) for name, look in looks(comparison.lines).items()},
+        "cells": [cell for table in found for cell in _cells(table, comparison)],
         "notes": [
             {"caption": caption(table), "lines": lines}
             for table, lines in zip(found, comparison.notes, strict=True)
@@ -72,15 +73,15 @@ def _data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _cells(table: Table, baseline: str | None) -> list[Row]:
+def _cells(table: Table, comparison: Comparison) -> list[Row]:
     best, rows = set(), table.rows
     for col in table.cols:
         cells = [table.cells.get((row, col)) for row in rows]
         best |= {(rows[line], col) for line in best_lines([c.spread if c else None for c in cells], table.layout)}
     places = [place for place in product(rows, table.cols) if place in table.cells]
     return [
-        line | {"best": place in best, "caption": caption(table)}
-        for line, place in zip(long(table, baseline), places, strict=True)
+        values | {"line": comparison.line(table.cells[place]), "best": place in best}
+        for values, place in zip(long(table, comparison.baseline), places, strict=True)
     ]
 
 

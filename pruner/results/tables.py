@@ -55,6 +55,16 @@ class Layout:
         return KEYS + tuple(key for key in MORE_KEYS if key in self.rows + self.cols)
 
     @property
+    def lines(self) -> tuple[str, ...]:
+        """What tells the lines of a picture apart: the method, and what else tells a table's lines apart."""
+        return ("method", *(key for key in self.rows if key not in ("method", "sparsity")))
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """What is the same in all of a picture: its lines run over sparsity."""
+        return tuple(key for key in self.keys if key not in (*self.lines, "sparsity"))
+
+    @property
     def direction(self) -> int:
         """1 where more is better, -1 where less is, 0 where neither."""
         return int(self.value in HIGHER) - int(self.value in LOWER)
@@ -144,6 +154,22 @@ def tables(
             cells[place[: len(layout.rows)], place[len(layout.rows) :]] = _cell(runs, other, layout, references)
         found.append(Table(layout, split, finished, [row for row in group if row["status"] == "failed"], cells))
     return found
+
+
+def line_names(found: Iterable[Table]) -> dict[Key, str]:
+    """What lines are called in pictures, by their values of `Layout.lines`: the method, and what else differs."""
+    places: dict[Key, None] = {}
+    for table in found:
+        places |= {tuple(cell.keys[key] for key in table.layout.lines): None for cell in table.ordered()}
+    differ = [len(set(values)) > 1 for values in zip(*places, strict=True)]
+    return {
+        place: " ".join(
+            str(value)
+            for n, (value, differs) in enumerate(zip(place, differ, strict=True))
+            if value is not None and (differs or n == 0)
+        )
+        for place in places
+    }
 
 
 def _baseline(text: str | None, layout: Layout) -> tuple[str, str | None]:

@@ -127,6 +127,16 @@ def test_filters_narrow_everything_and_widen_again(shown):
 
 
 @pytest.mark.browser
+def test_what_makes_the_tables_lines_makes_the_curves(shown):
+    browser = shown(*SWEEP, run("dtp", 0.9, scope="layer", run_id="layer"), words=["--rows", "method,scope"])
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#curves svg")) == 1
+    names = [name.text for name in browser.find_elements(By.CSS_SELECTOR, "#curves .name")]
+    assert names == ["dtp global", "dtp layer", "gmp global", "random global"]
+    click_filter(browser, "scope", "layer")
+    assert browser.find_element(By.ID, "summary").text == "1 of 18 runs in 1 of 8 cells"
+
+
+@pytest.mark.browser
 def test_a_point_says_what_it_is(shown):
     browser = shown(*SWEEP, words=["--baseline", "gmp"])
     points = browser.find_elements(By.CSS_SELECTOR, "#curves .point")

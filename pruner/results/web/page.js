@@ -61,7 +61,7 @@ function spread(cell) {
 }
 
 function says(cell) {
-  const lines = [`${cell.method} at sparsity ${cell.sparsity}`, `${data.value.replaceAll("_", " ")} ${spread(cell)}`];
+  const lines = [`${cell.line} at sparsity ${cell.sparsity}`, `${data.value.replaceAll("_", " ")} ${spread(cell)}`];
   if (cell.difference !== null) {
     const range = cell.difference_low === null ? "" :
       ` [${shown("difference_low", cell.difference_low)}, ${shown("difference_high", cell.difference_high)}]`;
@@ -73,17 +73,16 @@ function says(cell) {
 
 function curves(cells) {
   const place = document.getElementById("curves");
-  const others = data.keys.filter((key) => key !== "method" && key !== "sparsity");
-  const groups = grouped(cells, others).filter((group) => group.length > 1); // a single point is no curve
+  const groups = grouped(cells, data.pictures).filter((group) => group.length > 1); // a single point is no curve
   place.replaceChildren(...groups.map((group) => {
-    const series = distinct(group, "method").map((method) => ({
-      name: method,
-      look: data.looks[method],
-      points: group.filter((cell) => cell.method === method).sort((a, b) => a.sparsity - b.sparsity)
+    const series = distinct(group, "line").map((line) => ({
+      name: line,
+      look: data.looks[line],
+      points: group.filter((cell) => cell.line === line).sort((a, b) => a.sparsity - b.sparsity)
         .map((cell) => ({ x: -Math.log10(1 - cell.sparsity), y: cell.mean, spread: cell.std, says: says(cell) })),
     }));
     const marks = distinct(group, "sparsity").map((s) => ({ at: -Math.log10(1 - s), text: String(s) }));
-    const title = others.filter((key) => varying.includes(key) || ["dataset", "model"].includes(key))
+    const title = data.pictures.filter((key) => varying.includes(key) || ["dataset", "model"].includes(key))
       .map((key) => (typeof group[0][key] === "number" ? `${key.replaceAll("_", " ")} ${group[0][key]}` : group[0][key]))
       .filter((text) => text !== null).join(", ");
     const unit = data.value.includes("accuracy") ? ", %" : "";
@@ -107,7 +106,7 @@ function grouped(rows, keys) {
 
 function columns() {
   const numbers = Object.keys(data.cells[0] || {})
-    .filter((name) => !data.keys.includes(name) && !["value", "baseline", "best", "caption"].includes(name))
+    .filter((name) => !data.keys.includes(name) && !["value", "baseline", "best", "line"].includes(name))
     .filter((name) => data.cells.some((cell) => cell[name] !== null));
   return [...PLACE.filter((key) => varying.includes(key)), ...varying.filter((key) => !PLACE.includes(key)), ...numbers];
 }
@@ -139,7 +138,7 @@ const typeOf = (name) => (data.cells.some((cell) => typeof cell[name] === "strin
 
 function details(run) {
   const { row } = run;
-  const names = varying.filter((key) => key !== "seed").map((key) => word(row[key])).join(" ");
+  const names = varying.filter((key) => key !== "seed" && word(row[key]) !== "-").map((key) => row[key]).join(" ");
   const result = row.status === "done" ? `${data.value.replaceAll("_", " ")} ${shown(data.value, row[data.value]) || "-"}` : `failed: ${word(row.error)}`;
   const made = make("details", { class: row.status }, make("summary", {}, `${names || row.method}, seed ${word(row.seed)}: ${result}`));
   made.addEventListener("toggle", () => made.childElementCount === 1 && made.append(...inside(run)), { once: true });
@@ -159,9 +158,8 @@ function mini(epochs, name, yTitle) {
   const points = epochs.map((epoch, i) => ({ x: i + 1, y: epoch[name], says: `${epoch.phase} ${epoch.epoch}: ${epoch[name]}`, phase: epoch.phase }))
     .filter((point) => point.y !== null);
   if (points.length < 2) return null;
-  const { colour } = Object.values(data.looks)[0];
   const series = grouped(points, ["phase"]).map((own, i) =>
-    ({ name: own[0].phase, points: own, look: { colour, marker: "os^"[i % 3], dashes: [[], [6, 2], [2, 2]][i % 3] } }));
+    ({ name: own[0].phase, points: own, look: { colour: "currentColor", marker: "os^"[i % 3], dashes: [[], [6, 2], [2, 2]][i % 3] } }));
   const marks = ticks(1, epochs.length, 6).filter((at) => Number.isInteger(at) && at >= 1).map((at) => ({ at, text: String(at) }));
   return make("figure", {}, chart(series, { marks, xTitle: "epoch of the run", yTitle, width: 360, height: 220 }));
 }

@@ -9,7 +9,7 @@ shift
 experiment=table_$name
 case $name in
     tune_*) experiment=$name layout=(--rows method,options) ;;
-    filter) layout=(--rows method,scope,options --baseline gmp) picture=0.9-layers ;; # options: are dsa's ratios learned
+    filter) layout=(--rows method,scope,options --baseline gmp) picture=0.9-layers ;; # options: dsa, learned or not
     lenet) layout=(--cols quant_bits --baseline gmp) ;;
     weight) layout=(--baseline gmp) picture=sparsity ;; # the README's curves
     *) layout=(--baseline gmp) ;;

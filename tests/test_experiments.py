@@ -44,6 +44,7 @@ SIZES = {
     "table_vit": (6, 3),
     "table_weight": (16, 3),
     "tune_filter": (30, 1),
+    "tune_kernel": (20, 1),
     "tune_weight": (66, 1),
 }
 
@@ -71,6 +72,7 @@ ONE_CELL = {
     "table_vit": f"{CIFAR} hydra.sweeper.grids=[] method=smart granularity=nm",
     "table_weight": f"{CIFAR} method=pdp sparsity=0.98",
     "tune_filter": f"{CIFAR} dataset.validation=0.2 hydra.sweeper.grids=[] method=dsa method.rate=1.0",
+    "tune_kernel": f"{CIFAR} dataset.validation=0.2 hydra.sweeper.grids=[] method=spartan method.beta_end=50.0",
     "tune_weight": f"{CIFAR} dataset.validation=0.2 hydra.sweeper.grids=[] method=dtp method.sharpness=500.0",
 }
 SMOKE = "recipe=smoke recipe.batch_size=8 dataset=synthetic dataset.train_size=20 dataset.test_size=8 seed=0 threads=1"

@@ -7,10 +7,10 @@
 set -euo pipefail
 name=${1:?which table: weight, filter, homes, lenet, vit, tune_weight, tune_filter or tune_kernel}
 shift
-experiment=table_$name
+experiment=table_$name pictured=()
 case $name in
     tune_*) experiment=$name layout=(--rows method,options) ;;
-    filter) layout=(--rows method,scope,options --baseline gmp) picture=0.9-layers ;; # options: dsa, learned or not
+    filter) layout=(--rows method,scope,options --baseline gmp) picture=0.9-layers pictured=(--filter scope=global) ;;
     lenet) layout=(--cols quant_bits --baseline gmp) ;;
     weight) layout=(--baseline gmp) picture=sparsity ;; # the README's curves
     *) layout=(--baseline gmp) ;;
@@ -19,6 +19,6 @@ table=outputs/tables/${experiment//_/-}
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
 pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html"
 if [ "${picture:-}" ]; then
-    pruner-compare outputs/"$experiment" "${layout[@]}" --pictures outputs/"$experiment"/pictures >/dev/null
+    pruner-compare outputs/"$experiment" "${layout[@]}" "${pictured[@]}" --pictures outputs/"$experiment"/pictures >/dev/null
     cp outputs/"$experiment"/pictures/*-"$picture".svg "$table.svg"
 fi

@@ -35,11 +35,14 @@ function compare(a, b) {
 const distinct = (rows, key) => [...new Set(rows.map((row) => row[key]))].sort(compare);
 const everything = [...data.cells, ...data.runs.map((run) => run.row)];
 const varying = data.keys.filter((key) => distinct(everything, key).length > 1);
+const placed = [...PLACE.filter((key) => varying.includes(key)), ...varying.filter((key) => !PLACE.includes(key))];
 const passes = (row) => Object.entries(chosen).every(([key, values]) => !values.size || values.has(row[key]));
 
+// A value of a setting; a number does not say by itself what it is of.
+const said = (key, value) => (typeof value === "number" ? `${key.replaceAll("_", " ")} ${value}` : value);
+
 function filters() {
-  const order = [...PLACE.filter((key) => varying.includes(key)), ...varying.filter((key) => !PLACE.includes(key))];
-  for (const key of order) {
+  for (const key of placed) {
     chosen[key] = new Set();
     const group = make("fieldset", { "data-key": key }, make("legend", {}, key.replaceAll("_", " ")));
     for (const value of distinct(everything, key)) {
@@ -83,8 +86,7 @@ function curves(cells) {
     }));
     const marks = distinct(group, "sparsity").map((s) => ({ at: -Math.log10(1 - s), text: String(s) }));
     const title = data.pictures.filter((key) => varying.includes(key) || ["dataset", "model"].includes(key))
-      .map((key) => (typeof group[0][key] === "number" ? `${key.replaceAll("_", " ")} ${group[0][key]}` : group[0][key]))
-      .filter((text) => text !== null).join(", ");
+      .filter((key) => group[0][key] !== null).map((key) => said(key, group[0][key])).join(", ");
     const unit = data.value.includes("accuracy") ? ", %" : "";
     const form = { marks, xTitle: "sparsity (by the logarithm of what is kept)", yTitle: data.value.replaceAll("_", " ") + unit, dodge: 3 };
     return make("figure", {}, make("figcaption", {}, title), chart(series, form));
@@ -108,7 +110,7 @@ function columns() {
   const numbers = Object.keys(data.cells[0] || {})
     .filter((name) => !data.keys.includes(name) && !["value", "baseline", "best", "line"].includes(name))
     .filter((name) => data.cells.some((cell) => cell[name] !== null));
-  return [...PLACE.filter((key) => varying.includes(key)), ...varying.filter((key) => !PLACE.includes(key)), ...numbers];
+  return [...placed, ...numbers];
 }
 
 function table(cells) {
@@ -138,7 +140,7 @@ const typeOf = (name) => (data.cells.some((cell) => typeof cell[name] === "strin
 
 function details(run) {
   const { row } = run;
-  const names = varying.filter((key) => key !== "seed" && word(row[key]) !== "-").map((key) => row[key]).join(" ");
+  const names = placed.filter((key) => key !== "seed" && word(row[key]) !== "-").map((key) => said(key, row[key])).join(" ");
   const result = row.status === "done" ? `${data.value.replaceAll("_", " ")} ${shown(data.value, row[data.value]) || "-"}` : `failed: ${word(row.error)}`;
   const made = make("details", { class: row.status }, make("summary", {}, `${names || row.method}, seed ${word(row.seed)}: ${result}`));
   made.addEventListener("toggle", () => made.childElementCount === 1 && made.append(...inside(run)), { once: true });

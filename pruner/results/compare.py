@@ -13,11 +13,11 @@ from typing import Any
 from pruner.checks import ConfigError
 from pruner.results.gather import Gathered, chosen, gather, result_files
 from pruner.results.references import BUILT_IN, read_references
-from pruner.results.remarks import remarks
+from pruner.results.remarks import line_names, remarks
 from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
 from pruner.results.settings import flat, in_full, options
-from pruner.results.tables import Cell, Layout, Table, line_names, tables
+from pruner.results.tables import Cell, Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
 FORMS: dict[str, tuple[Form, str]] = {  # each form of text, and what it says of its mark
@@ -40,7 +40,7 @@ class Comparison:
 
     @cached_property
     def _names(self) -> dict[tuple[Any, ...], str]:
-        return line_names(self.tables)
+        return line_names(self.tables, self.layout)
 
     @property
     def lines(self) -> list[str]:

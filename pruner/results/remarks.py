@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pruner.results.row import Row
 from pruner.results.settings import Settings, differences, of_method
@@ -36,6 +36,17 @@ def labels(key: Key, names: tuple[str, ...]) -> list[str]:
         f"{name} {plain(value)}" if name not in bare and not isinstance(value, str) else plain(value)
         for name, value in zip(names, key, strict=True)
     ]
+
+
+def line_names(found: Iterable[Table], layout: Layout) -> dict[Key, str]:
+    """What lines are called in pictures, by their values of `Layout.lines`: the method, and what else differs."""
+    keys = [tuple(cell.keys[name] for name in layout.lines) for table in found for cell in table.ordered()]
+    differ = [name == "method" or len(set(values)) > 1 for name, *values in zip(layout.lines, *keys, strict=True)]
+    lines = {}
+    for key in keys:
+        told = [n for n, differs in enumerate(differ) if differs and key[n] is not None]
+        lines[key] = " ".join(labels(tuple(key[n] for n in told), tuple(layout.lines[n] for n in told)))
+    return lines
 
 
 def place(cell: Cell | Row, layout: Layout) -> str:

@@ -156,22 +156,6 @@ def tables(
     return found
 
 
-def line_names(found: Iterable[Table]) -> dict[Key, str]:
-    """What lines are called in pictures, by their values of `Layout.lines`: the method, and what else differs."""
-    places: dict[Key, None] = {}
-    for table in found:
-        places |= {tuple(cell.keys[key] for key in table.layout.lines): None for cell in table.ordered()}
-    differ = [len(set(values)) > 1 for values in zip(*places, strict=True)]
-    return {
-        place: " ".join(
-            str(value)
-            for n, (value, differs) in enumerate(zip(place, differ, strict=True))
-            if value is not None and (differs or n == 0)
-        )
-        for place in places
-    }
-
-
 def _baseline(text: str | None, layout: Layout) -> tuple[str, str | None]:
     """The key whose value tells the baseline's runs from others, and that value."""
     key, equals, value = (text or "").partition("=")

@@ -84,7 +84,7 @@ def test_the_numbers_in_the_pictures(told):
 def test_what_makes_a_tables_lines_makes_the_pictures_lines(told):
     assert main(["--pictures", "p", "--rows", "method,seed"]) == 0
     names = {picture: [line.name for line in found] for picture, found in told.items()}
-    assert names[f"{NAME}-sparsity"] == names[f"{NAME}-0.9-layers"] == ["dtp 0", "gmp 0", "gmp 1"]
+    assert names[f"{NAME}-sparsity"] == names[f"{NAME}-0.9-layers"] == ["dtp seed 0", "gmp seed 0", "gmp seed 1"]
 
 
 def test_the_same_rows_give_the_same_files(outputs, tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import scipy.stats
 
 from pruner.checks import ConfigError
-from pruner.results.remarks import caption, remarks
+from pruner.results.remarks import caption, line_names, remarks
 from pruner.results.spread import Difference, paired, spread
-from pruner.results.tables import HIGHER, LOWER, Layout, line_names, tables
+from pruner.results.tables import HIGHER, LOWER, Layout, tables
 from tests.results.made_rows import run
 
 # method: sparsity: the accuracies of seeds 0, 1, ...; cells that are empty, of one seed, and of few common seeds.
@@ -143,15 +143,19 @@ def test_methods_as_columns_are_compared_too():
 def test_a_pictures_lines_are_the_tables_lines():
     rows = [run(scope=scope, options=options) for scope in ("global", "layer") for options in ("rate=0", "rate=2")]
     rows += [run("gmp", sparsity=sparsity, options=None) for sparsity in (0.5, 0.9)]
-    assert set(line_names(tables(rows)).values()) == {"dtp", "gmp"}
-    by_scope = line_names(tables(rows, Layout(("scope", "method"))))
+
+    def names(*keys):
+        return line_names(tables(rows, Layout(keys)), Layout(keys))
+
+    assert set(names("method").values()) == {"dtp", "gmp"}
+    by_scope = names("scope", "method")
     assert by_scope == {("gmp", "global"): "gmp global", ("dtp", "global"): "dtp global", ("dtp", "layer"): "dtp layer"}
-    layout = Layout(("method", "scope", "options", "granularity"))  # one granularity: not said
-    assert set(line_names(tables(rows, layout)).values()) == {
+    assert set(names("method", "scope", "options", "granularity").values()) == {  # one granularity: not said
         *("dtp global rate=0", "dtp global rate=2", "dtp layer rate=0", "dtp layer rate=2"),
         "gmp global",  # which has no options
     }
-    assert {"method", "scope", "options", "sparsity"}.isdisjoint(layout.pictures) and "budget" in layout.pictures
+    pictures = Layout(("method", "scope", "options")).pictures
+    assert {"method", "scope", "options", "sparsity"}.isdisjoint(pictures) and "budget" in pictures
 
 
 def test_less_is_better_of_costs():

@@ -7,18 +7,21 @@
 set -euo pipefail
 name=${1:?which table: weight, filter, homes, lenet, vit, tune_weight, tune_filter or tune_kernel}
 shift
-experiment=table_$name pictured=()
+experiment=table_$name
 case $name in
     tune_*) experiment=$name layout=(--rows method,options) ;;
-    filter) layout=(--rows method,scope,options --baseline gmp) picture=0.9-layers pictured=(--filter scope=global) ;;
+    filter)
+        layout=(--rows method,scope,options --baseline gmp)
+        picture=0.9-layers pictured=("${layout[@]}" --filter scope=global)
+        ;;
     lenet) layout=(--cols quant_bits --baseline gmp) ;;
-    weight) layout=(--baseline gmp) picture=sparsity ;; # the README's curves
+    weight) layout=(--baseline gmp) picture=sparsity pictured=("${layout[@]}") ;; # the README's curves
     *) layout=(--baseline gmp) ;;
 esac
 table=outputs/tables/${experiment//_/-}
 pruner experiment="$experiment" threads=1 output_dir=outputs/"$experiment" "$@"
 pruner-compare outputs/"$experiment" "${layout[@]}" --output "$table" --html "$table.html"
 if [ "${picture:-}" ]; then
-    pruner-compare outputs/"$experiment" "${layout[@]}" "${pictured[@]}" --pictures outputs/"$experiment"/pictures >/dev/null
+    pruner-compare outputs/"$experiment" "${pictured[@]}" --pictures outputs/"$experiment"/pictures >/dev/null
     cp outputs/"$experiment"/pictures/*-"$picture".svg "$table.svg"
 fi

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import pruner.models
 from pruner.cells import cells_of, general
@@ -106,8 +105,8 @@ def own_method(name: str) -> str:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_can_run(name: str, images: str) -> None:
-    said = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
-    seeds = said["hydra"]["sweeper"]["params"]["seed"].split(",")
+    with composer([CONF], "config") as hydra:
+        seeds = hydra.master([f"experiment={name}"]).hydra.sweeper.params.seed.split(",")
     assert (len(configs(name, images)), len(seeds)) == SIZES[name]
 
 

@@ -9,7 +9,9 @@ import yaml
 from pruner.folders import choices, conf_folder
 
 TABLES = Path(__file__).parents[2] / "outputs/tables"
-SEARCHES = {granularity: pandas.read_csv(TABLES / f"tune-{granularity}.csv") for granularity in ("weight", "filter", "kernel")}
+SEARCHES = {
+    granularity: pandas.read_csv(TABLES / f"tune-{granularity}.csv") for granularity in ("weight", "filter", "kernel")
+}
 SEARCHED = [(granularity, method) for granularity, rows in SEARCHES.items() for method in sorted(set(rows["method"]))]
 
 

@@ -10,7 +10,8 @@ from pruner.folders import choices, conf_folder
 
 TABLES = Path(__file__).parents[2] / "outputs/tables"
 SEARCHES = {
-    granularity: pandas.read_csv(TABLES / f"tune-{granularity}.csv") for granularity in ("weight", "filter", "kernel")
+    granularity: pandas.read_csv(TABLES / f"tune-{granularity}.csv")
+    for granularity in ("weight", "filter", "kernel", "block")
 }
 SEARCHED = [(granularity, method) for granularity, rows in SEARCHES.items() for method in sorted(set(rows["method"]))]
 

@@ -14,6 +14,8 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision.models import DenseNet, MobileNetV2
 
 import pruner.data
 from pruner.config import Config
@@ -38,6 +40,17 @@ def model_of(name: str, **options: Any) -> dict[str, Any]:
     return {"label": name, "name": name, "options": options}
 
 
+def mobilenet_of_four_blocks(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """As torchvision's, which takes half a minute to export: depthwise convolutions, with and without residuals."""
+    blocks = [[1, 8, 1, 1], [6, 12, 2, 2], [6, 16, 1, 2]]  # expansion, channels, how many, stride of the first
+    return MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=blocks)
+
+
+def densenet_of_two_blocks(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """As torchvision's, which take a minute to export: layers that read all the layers before them."""
+    return DenseNet(growth_rate=8, block_config=(3, 2), num_init_features=8, bn_size=2, num_classes=classes)
+
+
 # One of each family, pruned where whole channels or heads go.
 FAMILIES: dict[str, dict[str, Any]] = {
     "lenet5": {"model": model_of("lenet5"), "dataset": images_of(16, channels=1), "granularity": "filter"},
@@ -46,11 +59,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model": model_of("resnet20", width=4, shortcut="pad"), "granularity": "filter"
     },
     "vgg16": {"model": model_of("vgg16", width=0.1), "dataset": images_of(32), "granularity": "filter"},
-    "mobilenet_v2": {
-        "model": model_of("torchvision", arch="mobilenet_v2"), "dataset": images_of(32), "granularity": "filter"
+    "squeezenet": {
+        "model": model_of("torchvision", arch="squeezenet1_1"), "dataset": images_of(32), "granularity": "filter"
     },
-    "densenet121": {
-        "model": model_of("torchvision", arch="densenet121"), "dataset": images_of(32), "granularity": "filter"
+    "mobilenet_v2, shorter": {
+        "model": {**model_of("mobilenet"), "name": "tests.test_export:mobilenet_of_four_blocks"}, "granularity": "filter"
+    },
+    "densenet, shorter": {
+        "model": {**model_of("densenet"), "name": "tests.test_export:densenet_of_two_blocks"}, "granularity": "filter"
     },
     "vit": {
         "model": model_of("vit", patch=8, dim=12, depth=2, heads=3, mlp=16), "dataset": images_of(16),
@@ -65,7 +81,7 @@ def test_every_family_ships_in_every_format(family: str, tiny_config: Make, fini
     run = finish(config)
     row = run.finished()
     assert row is not None and row["latency_ms"] > 0 and row["dense_latency_ms"] > 0
-    network = shipped(run.path)
+    network = shipped(run.path, own_code=True)
     kept = sum(parameter.numel() for parameter in network.model.parameters())
     assert kept == row["params_kept"] < row["params_total"]
     assert count_macs(network.model, network.shape) == row["macs_kept"] < row["macs_total"]  # torch's own counter

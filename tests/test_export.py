@@ -40,7 +40,7 @@ def model_of(name: str, **options: Any) -> dict[str, Any]:
     return {"label": name, "name": name, "options": options}
 
 
-def mobilenet_of_four_blocks(shape: tuple[int, int, int], classes: int) -> nn.Module:
+def mobilenet_of_five_blocks(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """As torchvision's, which takes half a minute to export: depthwise convolutions, with and without residuals."""
     blocks = [[1, 8, 1, 1], [6, 12, 2, 2], [6, 16, 1, 2]]  # expansion, channels, how many, stride of the first
     return MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=blocks)
@@ -63,10 +63,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model": model_of("torchvision", arch="squeezenet1_1"), "dataset": images_of(32), "granularity": "filter"
     },
     "mobilenet_v2, shorter": {
-        "model": {**model_of("mobilenet"), "name": "tests.test_export:mobilenet_of_four_blocks"}, "granularity": "filter"
+        "model": {**model_of("mobilenet"), "name": "tests.test_export:mobilenet_of_five_blocks"},
+        "granularity": "filter",
     },
     "densenet, shorter": {
-        "model": {**model_of("densenet"), "name": "tests.test_export:densenet_of_two_blocks"}, "granularity": "filter"
+        "model": {**model_of("densenet"), "name": "tests.test_export:densenet_of_two_blocks"},
+        "granularity": "filter",
     },
     "vit": {
         "model": model_of("vit", patch=8, dim=12, depth=2, heads=3, mlp=16), "dataset": images_of(16),

@@ -16,7 +16,7 @@ from pruner.results.references import BUILT_IN, read_references
 from pruner.results.remarks import line_names, remarks
 from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
-from pruner.results.settings import flat, in_full, options
+from pruner.results.settings import dataset_in_full, flat, granularity_in_full, options
 from pruner.results.tables import Cell, Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
@@ -124,8 +124,10 @@ def _compare(given: argparse.Namespace) -> Comparison:
     if found and not gathered.rows:
         raise ConfigError(f"--filter {' '.join(given.filter)}: none of {found} rows is left")
     configs = gathered.configs()
-    for row in gathered.rows:  # runs of different shapes are of different tables
-        row["granularity"] = in_full(row["granularity"], configs.get(row["run_id"], {}))
+    for row in gathered.rows:  # runs of different shapes, or of other images, are of different tables
+        config = configs.get(row["run_id"], {})
+        row["granularity"] = granularity_in_full(row["granularity"], config)
+        row["dataset"] = dataset_in_full(row["dataset"], config)
     settings = {run_id: flat(config) for run_id, config in configs.items()}
     if "options" in layout.keys:
         for method in {row["method"] for row in gathered.rows}:

@@ -11,10 +11,11 @@ from typing import Any
 
 from pruner.results.remarks import caption, labels, plain
 from pruner.results.row import Row
+from pruner.results.settings import HELD_OUT
 from pruner.results.spread import Difference, Spread
 from pruner.results.tables import MEANS, Layout, Table
 
-LEGEND = "Test accuracy in percent: mean ± sample standard deviation over seeds (number of runs)."
+LEGEND = "{}: mean ± sample standard deviation over seeds (number of runs)."
 LONG = (
     *("value", "n", "mean", "std", "min", "max"),
     *("baseline", "pairs", "difference", "difference_low", "difference_high", "published"),
@@ -101,10 +102,13 @@ def difference_grid(table: Table) -> Grid | None:
 
 def legend(layout: Layout, baseline: str | None, mark: str, found: Sequence[Table]) -> list[str]:
     """What the numbers are; the `mark` of the best, differences and published numbers only where there are some."""
-    lines = [LEGEND if layout.value == "accuracy" else LEGEND.replace("Test accuracy in percent", layout.value)]
+    cells = [cell for table in found for cell in table.cells.values()]
+    value = "Test accuracy in percent" if layout.value == "accuracy" else layout.value
+    if layout.value == "accuracy" and any(str(cell.keys["dataset"]).endswith(HELD_OUT) for cell in cells):
+        value = "Accuracy in percent, where so said on held-out training images"
+    lines = [LEGEND.format(value)]
     if any(main_grid(table).best for table in found):
         lines.append(mark)
-    cells = [cell for table in found for cell in table.cells.values()]
     if any(cell.difference for cell in cells):
         pairs = "(number of pairs); one pair has no interval."
         lines.append(f"Minus {baseline}: mean difference over the seeds that both have [its 95% t interval] {pairs}")

@@ -15,6 +15,7 @@ from pruner.folders import choices, conf_folder
 OPEN = ("dataset", "model", "method")  # config.Choice: label, name and options
 CLOSED = ("granularity", "scope", "budget", "quantization", "recipe")
 PLACES = ("data_dir", "output_dir")  # of the machine where it ran; a command leaves them to whoever repeats it
+HELD_OUT = "held out)"  # how the name of a dataset ends whose accuracies are not of test images
 Settings = dict[str, Any]
 
 
@@ -28,13 +29,19 @@ def flat(config: Mapping[str, Any]) -> Settings:
     return found
 
 
-def in_full(granularity: str, config: Mapping[str, Any]) -> str:
+def granularity_in_full(granularity: str, config: Mapping[str, Any]) -> str:
     """A run's granularity with what its name leaves open, as in `block 16x8` and `nm 2:4`."""
     if granularity == "block" and isinstance(config.get("block"), Mapping):
         return f"block {'x'.join(map(str, config['block'].get('shape', [])))}"
     if granularity == "nm" and isinstance(config.get("nm"), Mapping):
         return f"nm {config['nm'].get('n')}:{config['nm'].get('m')}"
     return granularity
+
+
+def dataset_in_full(dataset: str, config: Mapping[str, Any]) -> str:
+    """A run's dataset, as in `cifar10 (10% held out)` where training images stood in for the test images."""
+    share = flat(config).get("dataset.validation")
+    return f"{dataset} ({100 * share:g}% {HELD_OUT}" if isinstance(share, int | float) and share else dataset
 
 
 def differences(runs: Iterable[Settings], known: Iterable[str]) -> dict[str, list[str]]:

@@ -147,3 +147,23 @@ def test_shapes_of_units_are_of_different_tables(composed, outputs, tmp_path, ca
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("digits resnet20: ")] == captions
     assert main(["outputs", "--filter", "granularity=nm"]) == 0
     assert capsys.readouterr().out.count("digits resnet20: ") == 2
+
+
+def test_held_out_images_are_no_test_images(composed, outputs, tmp_path, capsys):
+    """Accuracies of training images that stood in for the test images are of another table, which says so."""
+    configs = [composed("method=gmp", *words) for words in ([], ["dataset.validation=0.1"])]
+    outputs(*(run("gmp", c.sparsity, accuracy=90.0) | {"run_id": c.run_id} for c in configs))
+    for index, config in enumerate(configs):
+        RunFolder(tmp_path / "outputs" / "digits-resnet20" / f"run{index}").write_config(config.to_dict())
+    assert main(["outputs", "--output", "t"]) == 0
+    for source in (None, ["t-rows.csv"]):
+        assert source is None or main(source) == 0
+        said = capsys.readouterr().out.splitlines()
+        captions = [line.partition(":")[0] for line in said if line.startswith("digits")]
+        assert captions == ["digits resnet20", "digits (10% held out) resnet20"]
+        assert "Accuracy in percent, where so said on held-out training images" in [
+            line.partition(":")[0] for line in said
+        ]
+    RunFolder(tmp_path / "outputs" / "digits-resnet20" / "run1").result.unlink()
+    assert main(["outputs"]) == 0
+    assert "\nTest accuracy in percent: " in capsys.readouterr().out

@@ -48,23 +48,23 @@ SIZES = {
     "tune_weight": (66, 1),
 }
 
-# One cell of each, the paper's own method, and images of the right shape.
+# One cell of each, the paper's own method, and images of the right shape; of large networks narrower or shallower ones.
 MNIST, CIFAR = "dataset.image_size=28 dataset.channels=1", "dataset.image_size=32"
 IMAGENET = "dataset.image_size=32 model.weights=null"  # the smallest that these networks take
 VIT = f"{CIFAR} model=vit ~model.weights"  # in the place of ViT-B/16, whose 86M weights take a minute on a CPU
 ONE_CELL = {
-    "dpp_cifar10_resnet18": f"{CIFAR} granularity=filter scope=custom sparsity=0.8753 budget.exclude=[] "
+    "dpp_cifar10_resnet18": f"{CIFAR} model.width=16 granularity=filter scope=custom sparsity=0.8753 budget.exclude=[] "
     "ratios={conv1:1.0,layer1*:1.0,layer2*:1.0}",
     "dpp_mnist_lenet": f"{MNIST} model=lenet5 quantization=int3 sparsity=0.97",
     "dsa_cifar10": f"{CIFAR} model=resnet20 scope=global sparsity=0.67",
     "dsa_imagenet": f"{IMAGENET} model=resnet18 scope=global sparsity=0.40",
-    "dtp_cifar10_resnet56": f"{CIFAR} budget=macs sparsity=0.5",
-    "dtp_cifar100_vgg19": f"{CIFAR} granularity=filter sparsity=0.75",
+    "dtp_cifar10_resnet56": f"{CIFAR} model.width=8 budget=macs sparsity=0.5",
+    "dtp_cifar100_vgg19": f"{CIFAR} model.width=0.2 granularity=filter sparsity=0.75",
     "dtp_imagenet": f"{IMAGENET} model=mobilenet_v2 granularity=filter budget=macs sparsity=0.5",
     "shootout": f"{CIFAR} method=dtp sparsity=0.95",
-    "smart_block_imagenet": f"{IMAGENET} scope=global block.shape=[32,32] sparsity=0.88",
+    "smart_block_imagenet": f"{IMAGENET} model=resnet18 scope=global block.shape=[32,32] sparsity=0.88",
     "smart_nm_vit": f"{VIT} nm.n=2 nm.m=4",
-    "spartan_imagenet": f"{IMAGENET} model=resnet18 sparsity=0.9",  # half of the weights of ResNet-50
+    "spartan_imagenet": f"{IMAGENET} model=resnet18 sparsity=0.9",
     "spartan_vit_imagenet": f"{VIT} block.shape=[32,32]",
     "table_filter": f"{CIFAR} hydra.sweeper.grids=[] method=dsa sparsity=0.5",
     "table_homes": f"{CIFAR} hydra.sweeper.grids=[] method=smart granularity=block sparsity=0.8",

@@ -89,12 +89,14 @@ class Composer:
             allowed = """write key=value; lists as key=[1,2]; special characters in quotes, as in 'key="a b"'"""
             raise ConfigError(f"'{error.override}': not understood; {allowed}") from error
         except MissingConfigException as error:
-            group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            file = str(error.missing_cfg_file)
+            end = file.find("/", len("hydra/") if file.startswith("hydra/") else 0)  # a choice may have slashes too
+            group, choice = file[: max(end, 0)], file[end + 1 :]
             if group == launchers.GROUP:
                 launchers.check_installed(choice)
             options = self.engine.config_loader.get_group_options(group) if group else []
             if not options:
-                given = error.missing_cfg_file if group else f"--config-name={choice}"
+                given = file if group else f"--config-name={choice}"
                 raise ConfigError(f"{given}: no such file in conf/ or the --config-dir folder") from error
             raise refusals.unknown_choice(group, choice, options) from error
         except Exception as error:  # Hydra's, OmegaConf's and the YAML parser's have no common ancestor

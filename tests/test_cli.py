@@ -104,6 +104,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--nosuch"], ["--nosuch", "--help"]),
     (["--seed=3"], ["--seed=3", "no dashes"]),
     (["-m", "--cfg", "job"], ["--multirun", "--cfg"]),
+    (["method=../dtp"], ["method=../dtp", "choose one of"]),
     (["hydra/launcher=nosuch"], ["hydra/launcher=nosuch", "basic"]),
     (["-m", "sparsity=0.8,1.9"], ["sparsity=1.9"]),
     (["-m", "method=dtp,gpm"], ["method=gpm", "did you mean gmp?"]),

@@ -175,7 +175,7 @@ def test_wrong_input_is_one_line(
 
 
 def test_torch_is_never_imported_before_the_config_is_right(tmp_path: Path) -> None:
-    """Torch takes seconds to import; that help, composition and refusals do without keeps them below one."""
+    """Torch takes seconds to import; that help, configs and refusals (every third) do without keeps them below one."""
     code = """
 import json, sys
 import pruner.job
@@ -186,12 +186,13 @@ loaded = [name for name in ("torch", "torchvision", "pandas", "sklearn", "numpy"
 print(json.dumps([statuses, loaded]))
 """
     fine = [["--help"], ["--cfg", "job"], [], ["model=resnet50", "dataset=cifar10"]]
-    done = python(code, json.dumps([words for words, _ in WRONG] + fine))
+    wrong = [words for words, _ in WRONG[::3]]
+    done = python(code, json.dumps(wrong + fine))
     assert done.returncode == 0, done.stderr
     statuses, loaded = json.loads(done.stdout.splitlines()[-1])
-    assert statuses == [2] * len(WRONG) + [0] * len(fine)
+    assert statuses == [2] * len(wrong) + [0] * len(fine)
     assert loaded == []
-    assert len(done.stderr.splitlines()) == len(WRONG)
+    assert len(done.stderr.splitlines()) == len(wrong)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,6 @@
 """Runs that are killed for good (SIGKILL) at random moments, of every method, end as if nothing had happened.
 
-`KILLS` in the environment says at how many moments in all, 75 as a rule: 5 of each method. scripts/kill_runs.sh asks
+`KILLS` in the environment says at how many moments in all, 45 as a rule: 3 of each method. scripts/kill_runs.sh asks
 for 600.
 """
 
@@ -23,7 +23,7 @@ from pruner.results.store import DenseStore, RunFolder
 from tests.killing import Nursery, nursery, same
 
 METHODS = [method.label for method in builtin_methods()]
-KILLS = -(-int(os.environ.get("KILLS", "75")) // len(METHODS))  # of each method
+KILLS = -(-int(os.environ.get("KILLS", "45")) // len(METHODS))  # of each method
 RECIPE = {"dense_epochs": 1, "prune_epochs": 2, "finetune_epochs": 1}  # three steps an epoch
 STARTS = 60  # for one kill, at most: a start that is killed before it got anywhere counts, but brings nothing nearer
 

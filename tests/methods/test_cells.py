@@ -1,4 +1,4 @@
-"""Every method under every granularity, scope and budget: asked is what you get, counted in the saved files."""
+"""Every method at every granularity and scope: asked is what you get, counted in the saved files."""
 
 from __future__ import annotations
 
@@ -26,13 +26,24 @@ from pruner.sparsity.masked import MaskedModel
 from pruner.training import evaluate
 from tests import tiny_network as tiny
 
+
+def amounts(turn: int, granularity: str, scope: str) -> list[tuple[str, float]]:
+    """Budgets and sparsities: both budgets where they share out the layers differently, else one of them in turn.
+
+    Within a layer all units cost the same, so that where each layer's share is given a budget changes only the counts.
+    """
+    sparsities = [0.5, 0.9] if granularity == "weight" else [0.5]
+    taking_turns = [(budget, sparsity) for sparsity in sparsities for budget in BUDGETS]
+    shared_out = scope in ("global", "erk") and granularity != "nm"
+    return [taking_turns[(turn + more) % len(taking_turns)] for more in range(1 + shared_out)]
+
+
 CELLS = [
     (method.label, granularity, scope, budget, sparsity)
-    for method in builtin_methods()
+    for turn, method in enumerate(builtin_methods())
     for granularity in GRANULARITIES
     for scope in allowed(method, granularity)
-    for budget in BUDGETS
-    for sparsity in ([0.5, 0.9] if granularity == "weight" else [0.5])
+    for budget, sparsity in amounts(turn, granularity, scope)
 ]
 IMAGES = {"classes": 6, "image_size": 8, "train_size": 64, "test_size": 48, "noise": 0.2}
 # Momentum and weight decay would bring pruned weights back.

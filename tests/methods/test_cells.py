@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pruner.data
-from pruner import run
+from pruner import latency, run
 from pruner.bench import Bench
 from pruner.combinations import allowed, builtin_methods
 from pruner.config import BUDGETS, GRANULARITIES, Choice, Config
@@ -68,7 +69,7 @@ def logits(network: nn.Module, images: pruner.data.ImageSet) -> Tensor:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> dict[str, Any]:
-    """What finetuning starts from and leaves. For speed, files are not synced to the disk."""
+    """What finetuning starts from and leaves. For speed, files are not synced to the disk and latencies are rough."""
     seen: dict[str, Any] = {}
     finetune = run.finetune
 
@@ -88,6 +89,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> 
 
     monkeypatch.setattr(run, "finetune", watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr(latency, "in_turns", partial(latency.in_turns, most=latency.LEAST))
     return seen
 
 

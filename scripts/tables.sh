@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One of the measured tables, outputs/tables/NAME.*: weight, filter, homes, lenet or vit, or a search for defaults,
-# tune_weight, tune_filter, tune_kernel or tune_block. Started again it does what is missing. Further words go to every
-# run, such as data_dir=DIR.
+# One of the measured tables, outputs/tables/NAME.*: weight, filter, half, homes, lenet or vit, or a search for
+# defaults, tune_weight, tune_filter, tune_kernel or tune_block. Started again it does what is missing. Further words go
+# to every run, such as data_dir=DIR.
 #
 #     scripts/tables.sh weight [key=value ...]
 set -euo pipefail
-name=${1:?which table: weight, filter, homes, lenet, vit, tune_weight, tune_filter, tune_kernel or tune_block}
+name=${1:?which table: weight, filter, half, homes, lenet, vit, tune_weight, tune_filter, tune_kernel or tune_block}
 shift
 experiment=table_$name
 case $name in
@@ -14,6 +14,7 @@ case $name in
         layout=(--rows method,scope,options --baseline gmp)
         picture=0.9-layers pictured=("${layout[@]}" --filter scope=global)
         ;;
+    half) layout=(--rows method,options --baseline gmp) ;;
     lenet) layout=(--cols quant_bits --baseline gmp) ;;
     weight) # the README's curves, without random, which is so far below that the others would be one line
         layout=(--baseline gmp)

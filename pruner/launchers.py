@@ -37,6 +37,11 @@ class Share:
     heard: bool = True
     workers: bool = False
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether no two cells run at once."""
+        return self.launcher["_target_"] == BASIC["_target_"]
+
 
 def check_installed(launcher: str) -> None:
     """Raises ConfigError that names the extra, if `launcher` is one that an extra brings."""

@@ -119,7 +119,8 @@ def _launched(
 ) -> Iterator[tuple[Cell, tuple[int, str]]]:
     """Hands the cells that are not done to the launcher; gives each with what its Task gave, when it has ended.
 
-    What other processes work on is left to the end, when nothing else is left to do.
+    Where several run at once, one cell of each dense network that is missing comes first: the others would wait for
+    it. What other processes work on is left to the end, when nothing else is left to do.
     """
     left = []
     for cell in cells:
@@ -137,6 +138,8 @@ def _launched(
         gpu_slots = room([cell.config.device for cell in left], each)
         threads = max((cell.config.threads for cell in left), default=0)
         part = share(launcher, min(most, len(left)), cores_here(), gpu_slots, threads)
+        if not part.one_by_one:
+            left = _dense_first(left)
         OmegaConf.update(master, "hydra.launcher", part.launcher, merge=False)
         keeper = os.getpid() if part.workers else None
         task = Task(names, each if part.finds_gpu else 0, wait, os.getcwd(), user, keeper)
@@ -151,6 +154,13 @@ def _launched(
                 if not part.heard and (row := cell.folder.row()):
                     print(in_one_line(cell.name, row, before=False), flush=True)
                 yield cell, outcome
+
+
+def _dense_first(cells: Sequence[Cell]) -> list[Cell]:
+    """Those cells that will train a dense network, then all others."""
+    missing = [cell for cell in cells if not cell.dense.info.exists()]
+    trains = {cell.dense.path: cell for cell in reversed(missing)}
+    return sorted(cells, key=lambda cell: trains.get(cell.dense.path) is not cell)
 
 
 def _launch(

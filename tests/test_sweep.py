@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pruner import run
+from pruner import run, sweep
 from pruner.cells import Cell, cells_of, general
 from pruner.cli import main
 from pruner.composing import Composer, composer
@@ -199,6 +199,26 @@ def test_what_fails_before_the_first_epoch_leaves_a_row_too(
     assert "2 cells: 0 done, 2 failed\n" in capsys.readouterr().out
     assert [row["error"] for row in gathered(tmp_path / "outputs")] == ["MemoryError: no room for the images"] * 2
     assert all("Traceback" in log.read_text() for log in started(tmp_path / "outputs"))
+
+
+def test_where_cells_run_at_once_dense_networks_are_trained_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*QUICK, "seed=0,1,2", "method=gmp,magnitude", f"output_dir={tmp_path}"]
+    orders = []
+
+    def launch(hydra: Composer, master: Any, batch: list[Cell], *_: Any) -> list[tuple[int, str]]:
+        orders.append([cell.number for cell in batch])
+        return [(0, "")] * len(batch)
+
+    monkeypatch.setattr(sweep, "_launch", launch)
+    at_once = "hydra.launcher.n_jobs=2"
+    assert main(["-m", *words, at_once]) == main(["-m", *words, ONE_BY_ONE]) == 0
+    seed_0 = cells(words)[0].dense
+    seed_0.path.mkdir(parents=True)
+    seed_0.info.touch()
+    assert main(["-m", *words, at_once]) == 0
+    assert orders == [[1, 3, 5, 2, 4, 6], [1, 2, 3, 4, 5, 6], [3, 5, 1, 2, 4, 6]]
 
 
 def test_a_run_that_another_process_holds_is_left_for_later(tiny_config: Any) -> None:

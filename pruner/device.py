@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruner import processes
 from pruner.checks import ConfigError, require
@@ -64,6 +67,14 @@ def _own_gpu(name: str) -> str:
     return f"cuda:{number}"
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A forward pass in the recipe's precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """A forward pass in the recipe's precision.
+
+    In bfloat16 on a CPU, attention is plain matrix products: the backward pass of torch's fused kernel is slow where
+    tokens are few, more than half of a step of `vit` on 16 squares (docs/log.md).
+    """
+    bfloat16 = precision == "bfloat16"
+    plain = sdpa_kernel(SDPBackend.MATH) if bfloat16 and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16), plain:
+        yield

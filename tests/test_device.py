@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pruner.checks import ConfigError
-from pruner.device import pick_device
+from pruner.device import autocast, pick_device
 
 
 @pytest.fixture
@@ -47,3 +48,17 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
         torch.ones(1 << 24)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert min(faults) < 1 << 12, faults  # of 2^14 pages; blocks fit once there is one a little larger
+
+
+def test_attention_in_bfloat16_on_a_cpu_is_matrix_products() -> None:
+    def attention(precision: str) -> tuple[torch.Tensor, str]:
+        torch.manual_seed(0)
+        query, key, value = torch.randn(3, 2, 4, 17, 32, requires_grad=True)
+        with autocast(torch.device("cpu"), precision):
+            answer = F.scaled_dot_product_attention(query, key, value)
+        assert answer.grad_fn is not None
+        return answer.float(), answer.grad_fn.name()
+
+    (fused, kernel), (plain, product) = attention("float32"), attention("bfloat16")
+    assert "Attention" in kernel and "Attention" not in product
+    assert torch.allclose(fused, plain, atol=2e-2)  # bfloat16 has eight bits

@@ -17,10 +17,12 @@ from pruner.combinations import allowed, builtin_methods
 from pruner.composing import composer
 from pruner.config import Config
 from pruner.folders import choices, conf_folder
+from pruner.results.row import read_rows
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.units import make_units
 
 CONF = conf_folder()
+TABLES = Path(__file__).parents[1] / "outputs/tables"
 EXPERIMENTS = list(choices([CONF], "experiment"))
 
 # The cells of one seed, and how many seeds there are.
@@ -170,6 +172,15 @@ def test_dtps_shares_of_vgg19_are_those_of_round_ratios_of_filters(images: str) 
     for config, ratio in zip((cells[sparsity] for sparsity in sorted(cells)), (0.5, 0.6, 0.7, 0.8, 0.9), strict=True):
         for layer, kept in kept_filters(config, classes=100).items():
             assert kept == pytest.approx(1 - ratio, abs=1 / 64), layer
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("table_")])
+def test_a_measured_table_is_what_its_experiment_makes(name: str, images: str) -> None:
+    """Or a default has changed since: then the table shows settings that no one gets by its command any more."""
+    rows = read_rows(TABLES / f"{name.replace('_', '-')}-rows.csv")
+    first = {row["run_id"] for row in rows if row["seed"] == 0}
+    assert first == {config.run_id for config in configs(name, images)}
+    assert (len(first), len(rows)) == (SIZES[name][0], SIZES[name][0] * SIZES[name][1])
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def closing(cells: int, done: int, wrong: Sequence[str], results: str | Path | N
     """
     rest = cells - done - len(wrong)
     counts = [f"{done} done", *([f"{len(wrong)} failed"] if wrong else []), *([f"{rest} not run"] if rest else [])]
-    lines = [f"{cells} cells: {', '.join(counts)}", *wrong]
+    lines = [f"{cells} cell{'' if cells == 1 else 's'}: {', '.join(counts)}", *wrong]
     return "\n".join([*lines, *([f"results: {results}"] if results else [])])
 
 

@@ -29,8 +29,8 @@ points: finetuning mended more. Without finetuning take 10 or more, which cost n
 
 Fragile: filters want another value, x = 500 (conf/tuned/filter, outputs/tables/tune-filter.csv). At x = 5 more
 than half of the units end undecided, which holds the network back so little (85.72 from 86.44) that nothing of it
-outlives hardening (10.00, and no finetuning mends it). Kernels want x = 100 (conf/tuned/kernel,
-outputs/tables/tune-kernel.csv); 5 costs them 1.5 points.
+outlives hardening (10.00, and no finetuning mends it). Kernels and blocks want x = 100 (conf/tuned/kernel,
+conf/tuned/block, outputs/tables/tune-kernel.csv, tune-block.csv); 5 costs them 1.5 and 2.1 points.
 """
 
 from __future__ import annotations

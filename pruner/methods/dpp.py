@@ -19,11 +19,11 @@ and feature maps, 5e-5 for weights of convolutions, 1e-5 for kernels [known].
 of units. The paper's phi starts at random [known], as its networks do; ours are trained before they are pruned, and
 phi = log|w|, rescaled to a standard deviation of `spread`, makes a unit's chances a power of |w|: a random start
 throws the dense network away, and one power for all granularities leaves filters, whose log|w| lie within a sixth of
-each other, to chance. The noise falls to
-0, because weights that have only seen noisy masks do badly under the fixed one, and starts at 0.03: the search for
-weights found little noise best, and none nearly as good (outputs/tables/tune-weight.csv); for blocks it starts at
-0.3, which was hardly better (outputs/tables/tune-block.csv). One lambda, the smallest, for
-all layers: the sum over rows grows with the network. phi is trained by Adam; the budget comes down along a cubic.
+each other, to chance. The noise falls to 0, because weights that have only seen noisy masks do badly under the fixed
+one, and starts at 0.03: the search for weights found little noise best, and none nearly as good
+(outputs/tables/tune-weight.csv); for blocks it starts at 0.3, which was hardly better (outputs/tables/tune-block.csv).
+One lambda, the smallest, for all layers: the sum over rows grows with the network. phi is trained by Adam; the budget
+comes down along a cubic.
 """
 
 from __future__ import annotations

@@ -117,14 +117,10 @@ class Units(ABC):
 
         The norm divided by sqrt(size) [common] makes units of different sizes compare; the layer's own scale is
         taken out as well [chosen], because a batch norm undoes it: with it in, filters ranked across layers
-        empty whole layers (docs/log.md). Single weights keep their scale.
+        empty whole layers (docs/log.md). Differentiable, through the layer's scale too: as if that were constant, a
+        soft mask would push whole layers to grow or to shrink. Single weights keep their scale.
         """
-        weights = {layer.weight: parameters[layer.weight] for layer in self.layers if layer.prunable}
-        squares = self.sum_over(
-            {
-                name: weight.square() / weight.detach().square().mean().clamp(min=1e-30)
-                for name, weight in weights.items()
-            }
-        )
-        sizes = self.sum_over({name: torch.ones_like(weight) for name, weight in weights.items()})
-        return (squares / sizes).clamp(min=1e-30).sqrt()  # the gradient at 0 is 0, not infinite
+        squares = {layer.weight: parameters[layer.weight].square() for layer in self.layers if layer.prunable}
+        scaled = self.sum_over({name: square / square.mean().clamp(min=1e-30) for name, square in squares.items()})
+        sizes = self.sum_over({name: torch.ones_like(square) for name, square in squares.items()})
+        return (scaled / sizes).clamp(min=1e-30).sqrt()  # the gradient at 0 is 0, not infinite

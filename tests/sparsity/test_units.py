@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruner.checks import ConfigError
+from pruner.config import Block
 from pruner.sparsity.budget import total_cost
 from pruner.sparsity.counts import count
 from pruner.sparsity.layers import find_layers
@@ -142,6 +143,22 @@ def test_magnitudes_by_hand() -> None:
     assert weights.magnitudes(parameters).tolist() == [3, 1, 4, 0, 2, 2, 9, 8, 7, 6]
     assert weights.magnitudes(parameters).requires_grad and filters.requires_grad  # some methods learn through them
     assert make_units(model, (1, 2, 2), "weight", ("first", "fc")).magnitudes(parameters).tolist() == [4, 0, 2, 2]
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "block", "filter"])
+def test_no_layer_gains_by_growing_as_a_whole(granularity: str) -> None:
+    """Magnitudes are free of their layer's scale, and so is their gradient: none along a layer's own weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.Linear(5, 2)).double()
+    parameters = dict(model.named_parameters())
+    units = make_units(model.float(), (3, 5, 5), granularity, block=Block((2, 3)))
+    model.double()
+    magnitudes = units.magnitudes(parameters)
+    weights = [parameter for name, parameter in parameters.items() if name.endswith("weight")]
+    grads = torch.autograd.grad(magnitudes, weights, torch.randn_like(magnitudes))
+    assert sum(bool(grad.any()) for grad in grads) >= 2  # the classifier has no filters
+    for weight, grad in zip(weights, grads, strict=True):
+        assert float((weight.detach() * grad).sum()) == pytest.approx(0, abs=1e-12)
 
 
 def test_gates_and_zeros_by_hand() -> None:

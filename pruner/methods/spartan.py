@@ -15,8 +15,8 @@ weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's va
 its factor sqrt(block size) on beta for blocks [known] is not needed: the deviation already takes it out. A unit
 larger than a weight has the value `Units.magnitudes`. Beta ends at 4, and the keep ratio falls over 30% of the steps,
 as the search for weights found best (outputs/tables/tune-weight.csv); for filters beta ends at 20, for blocks at 8
-(outputs/tables/tune-filter.csv, tune-block.csv). On kernels nothing that was tried comes near to plain magnitudes: 4,
-the lowest, ends at 72 where gmp has 80, and 50 at 45 (outputs/tables/tune-kernel.csv).
+(outputs/tables/tune-filter.csv, tune-block.csv). Those two, and the search for kernels (tune-kernel.csv), are of a
+gradient that took the layer's scale in `Units.magnitudes` for a constant, and are to be made again.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One of the measured tables, outputs/tables/NAME.*: weight, filter, half, homes, lenet or vit, or a search for
-# defaults, tune_weight, tune_filter, tune_kernel or tune_block. Started again it does what is missing. Further words go
-# to every run, such as data_dir=DIR.
+# One of the measured tables, outputs/tables/NAME.*: weight, filter, half, homes, kernel, lenet or vit, or a search
+# for defaults, tune_weight, tune_filter, tune_kernel or tune_block. Started again it does what is missing. Further words
+# go to every run, such as data_dir=DIR.
 #
 #     scripts/tables.sh weight [key=value ...]
 set -euo pipefail
-name=${1:?which table: weight, filter, half, homes, lenet, vit, tune_weight, tune_filter, tune_kernel or tune_block}
+name=${1:?which table: weight, filter, half, homes, kernel, lenet, vit, tune_weight, tune_filter, tune_kernel or tune_block}
 shift
 experiment=table_$name
 case $name in

@@ -99,9 +99,15 @@ def command(config: Mapping[str, Any]) -> str:
     for key, value in given.items():
         if key not in defaults and value is not None:
             words.append(f"{'++' if own else '+'}{key}={as_word(value)}")
-        elif key in defaults and defaults[key] != value:
+        elif key in defaults and _differ(key, defaults[key], value):
             words.append(f"{key}={as_word(value)}")
     return shlex.join(["pruner", *(["--config-dir", "DIR"] if own else []), *words])
+
+
+def _differ(key: str, default: Any, value: Any) -> bool:
+    """Whether a value must be said: in open groups, which have no types, 5 and 5.0 are of two runs."""
+    numbers = key.partition(".")[0] in OPEN and isinstance(value, int | float)
+    return bool(default != value) or (numbers and type(default) is not type(value))
 
 
 def _choice(group: str, value: Any) -> tuple[str, Settings]:

@@ -24,6 +24,7 @@ from tests.results.made_rows import run
         ["dataset=cifar10", "recipe=short", "granularity=filter", "budget=macs", "sparsity=0.5"],
         ["recipe=cifar", "recipe.weight_decay=1e-4", "recipe.dense_milestones=[3,5]"],
         ["granularity=filter", "method=dtp", "method.sharpness=5.0"],  # conf/tuned/ has another value
+        ["method=dtp", "method.sharpness=5"],  # the default is 5.0
         ["granularity=nm", "nm.n=1", "method=smart", "method.schedule=reheating"],
         ["granularity=block", "block.shape=[4,2]", "method.sharpness=100", "dataset.validation=0.1"],
         ["scope=custom", "ratios={conv1:1.0,layer1*:0.5}", "budget.exclude=[first,last]"],

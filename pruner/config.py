@@ -29,6 +29,9 @@ INCIDENTAL = (
     "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
     "dataset.options.workers",
 )  # fmt: skip
+# Options younger than runs that are still compared: at the value that those runs had without knowing, they stay out of
+# a run's identity.
+LATER = {"method.options.revive": True}
 
 
 @dataclass(frozen=True)
@@ -228,16 +231,17 @@ class Config:
         return f"{self.dataset.label}-{self.model.label}"
 
     def identity(self) -> dict[str, Any]:
-        """All that can change the result, as plain values (INCIDENTAL keys are left out)."""
+        """All that can change the result, as plain values (INCIDENTAL keys are left out, and LATER ones unless set)."""
         default = {f.name: f.default for f in fields(self)}
         unused = {key for key in OPTIONAL if getattr(self, key) == default[key]}
         values = {key: value for key, value in asdict(self).items() if key not in unused}
-        for path in INCIDENTAL:
+        for path in (*INCIDENTAL, *LATER):
             *parents, last = path.split(".")
             inner = values
             for parent in parents:
                 inner = inner[parent]
-            inner.pop(last, None)
+            if path in INCIDENTAL or inner.get(last) == LATER[path]:
+                inner.pop(last, None)
         return values
 
     def dense_identity(self) -> dict[str, Any]:

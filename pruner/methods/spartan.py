@@ -10,6 +10,11 @@ Schedules [known]: the keep ratio falls from 1 to its target over the first 20% 
 80%, and the masks stay as they are for the last 20%. Both change linearly [chosen]. Beta ends at 10 for
 ResNet-50 and at 20 for ViT-B/16 [known].
 
+That is `revive`. Behind a batch norm it can go wrong: of a channel of which nothing is shown, the norm passes back
+1 / sqrt(eps) = 316 times what comes, and the term c_i sum(v g) hands it to all units. revive=false [chosen] gives the
+units of such an output y = 0 and g = 0. Kernels need that (outputs/tables/tune-kernel.csv); of filters, whose masks
+sit behind the norm, and of transformers, which have none, nothing is amplified.
+
 [chosen]: u is divided by its standard deviation, which counts as a constant, because beta is not free of scale: with
 weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's values of beta do not carry over, and
 its factor sqrt(block size) on beta for blocks [known] is not needed: the deviation already takes it out. A unit
@@ -29,6 +34,7 @@ from torch import Tensor
 from pruner.checks import require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import linear
+from pruner.sparsity.units import Units
 
 
 def deviation(magnitudes: Tensor) -> float:
@@ -38,12 +44,21 @@ def deviation(magnitudes: Tensor) -> float:
     return max(1e-12, max(0.0, square - float(values.mean()) ** 2) ** 0.5)
 
 
+def in_live_outputs(units: Units, shown: Tensor) -> Tensor:
+    """Of a 0/1 tensor [n] of what is shown: 1 for all units of an output of which any unit is shown, 0 for the others.
+
+    Filters and heads, which are whole outputs, count as one output a layer; an n:m pattern shows some of every group.
+    """
+    return units.join_rows([row.amax(1, keepdim=True).expand_as(row) for row in units.split_rows(shown)])
+
+
 class Spartan(Method):
     """Soft masks of magnitude whose forward pass is hard.
 
     beta_start, beta_end: sharpness of the soft mask at the first step and once it is frozen, per standard deviation
     of the magnitudes; above 0 and not falling. ramp: share of the phase over which the budget comes down, in [0, 1].
-    freeze: share of the phase after which the mask stays, in (0, 1].
+    freeze: share of the phase after which the mask stays, in (0, 1]. revive: whether an output all of whose units are
+    hidden has gradients, as other hidden units have.
     """
 
     def __init__(
@@ -53,6 +68,7 @@ class Spartan(Method):
         beta_end: float = 4.0,
         ramp: float = 0.3,
         freeze: float = 0.8,
+        revive: bool = True,
     ):
         require(beta_start > 0, "method.beta_start", beta_start, "above 0")
         require(beta_end >= beta_start, "method.beta_end", beta_end, f"method.beta_start={beta_start} or more")
@@ -60,6 +76,7 @@ class Spartan(Method):
         require(0 < freeze <= 1, "method.freeze", freeze, "above 0 and at most 1")
         super().__init__(setup)
         self.beta_start, self.beta_end, self.ramp, self.freeze = beta_start, beta_end, ramp, freeze
+        self.revive = revive
         # The step whose mask stays; the last one at the latest, so that every phase ends with the target.
         self.last = min(math.ceil(freeze * setup.steps), setup.steps - 1)
         # The magnitudes that the latest mask was made of, its soft and its hard form.
@@ -96,5 +113,7 @@ class Spartan(Method):
         sparsity = linear(self.allocation.sparsity, progress, self.ramp)
         beta = self.beta_start + linear(self.beta_end - self.beta_start, progress, self.freeze)
         soft, hard = self.allocation.both(values, deviation(values) / beta, sparsity)
+        if not self.revive:
+            soft = soft * in_live_outputs(self.setup.units, hard)
         self.ranking, self.soft, self.top = values.detach(), soft.detach(), hard
         return soft

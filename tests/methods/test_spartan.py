@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pruner.checks import ConfigError
-from pruner.config import Config
+from pruner.config import Block, Config
 from pruner.methods.base import Setup
 from pruner.methods.schedules import linear
-from pruner.methods.spartan import Spartan, deviation
+from pruner.methods.spartan import Spartan, deviation, in_live_outputs
 from pruner.results.store import RunFolder
 from pruner.seeds import generator
 from pruner.sparsity.allocation import Allocation
@@ -105,6 +105,60 @@ def test_a_hidden_weight_gets_the_gradient_of_a_shown_one() -> None:
     assert layer.weight.grad is not None
     torch.testing.assert_close(layer.weight.grad.flatten(), y * x + through_mask)
     assert bool((layer.weight.grad != 0).all())  # the two hidden weights too
+
+
+@pytest.mark.parametrize("revive", [True, False])
+def test_an_output_that_is_hidden_altogether_is_revived_or_not(revive: bool) -> None:
+    """As in the test before; where not, the second output has y = 0 and g = 0: the budget's push is left."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    w = torch.tensor([[4.0, -3], [2, -1]])
+    model[1].weight = nn.Parameter(w.clone())
+    allocation = Allocation(make_units(model, (1, 1, 2), "weight"), "params", "global", 0.5, 0)
+    setup = Setup(model, allocation, 10, generator(0, "method"))
+    method = Spartan(setup, beta_start=3, beta_end=3, ramp=0, revive=revive)
+    network = MaskedModel(model, setup.units)
+    network.gate(method.mask(5), method.shown())
+    x = torch.tensor([0.3, -1.0])
+    network(x.view(1, 1, 1, 2)).sum().backward()
+    live = torch.tensor([[1.0, 1], [revive, revive]])
+    y = soft_mask(w.abs().flatten() / 1.25**0.5, 2, temperature=1 / 3).view(2, 2)
+    v, g = y * (1 - y), w * x * live
+    through_mask = 3 / (1.25**0.5) * v * (g - (v * g).sum() / v.sum()) * w.sign()
+    torch.testing.assert_close(model[1].weight.grad, y * live * x + through_mask)
+    torch.testing.assert_close(method.soft.view(2, 2), y * live)
+
+
+def test_behind_a_batch_norm_a_silent_channel_has_gradients_of_another_size() -> None:
+    """Of a channel of zeros a batch norm passes back 1 / sqrt(eps), 316, times what comes: why there is `revive`.
+
+    Through the budget that the units share, the channels that are heard get of it as well.
+    """
+    largest = {}
+    for revive in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+        units = make_units(model, (1, 3, 3), "kernel", exclude=("last",))
+        setup = Setup(model, Allocation(units, "params", "global", 0.5, 0), 10, generator(0, "method"))
+        method, network = Spartan(setup, ramp=0, revive=revive), MaskedModel(model, units)
+        network.gate(method.mask(5), method.shown())
+        nn.functional.cross_entropy(network(torch.randn(16, 1, 3, 3)), torch.arange(16) % 2).backward()
+        assert method.shown().tolist() == [0, 0, 1, 1]
+        largest[revive] = model[0].weight.grad.flatten(1).norm(dim=1)
+    assert float(largest[True].max()) > 30 * float(largest[False].max())
+
+
+@pytest.mark.parametrize("granularity", ["weight", "kernel", "block", "nm", "filter"])
+def test_units_of_live_outputs(granularity: str) -> None:
+    """Against the weights themselves: an output is live when any of its weights is shown."""
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Flatten(), nn.Linear(6, 4))
+    units = make_units(model, (4, 3, 3), granularity, block=Block((1, 2)))
+    shown = (torch.rand(units.n, generator=generator(1, "method")) < 0.15).float()
+    live = in_live_outputs(units, shown)
+    assert bool((live >= shown).all())
+    if granularity in ("weight", "kernel", "block"):
+        for name, weight in units.zeros(shown).items():
+            some = weight.flatten(1).amax(1, keepdim=True).expand_as(weight.flatten(1))
+            assert torch.equal(units.zeros(live)[name].flatten(1), some)
 
 
 def test_the_mask_stays_for_the_last_part() -> None:

@@ -34,6 +34,8 @@ from tests.results.made_rows import run
         ["dataset=synthetic", "dataset.image_size=32", "model=torchvision", "model.arch=vgg16_bn"],
         ["method=gmp", "method.score.name=snip", "+method.score.batches=2"],
         ["method=grasp", "~method.score.temperature"],
+        ["method=spartan", "granularity=kernel", "method.revive=true"],
+        ["method=spartan", "granularity=kernel", "~method.revive"],
         ["data_dir='/data/over there'", "output_dir=elsewhere", "model.width=8"],
     ],
 )
@@ -44,6 +46,15 @@ def test_the_command_gives_the_same_run(composed, words):
     assert program == "pruner"
     assert composed(*again).run_id == config.run_id
     assert len(again) <= len(words) + 1, said  # what the files say already is not repeated
+
+
+def test_an_option_that_came_later_leaves_the_names_of_older_runs(composed):
+    """method.revive is younger than Spartan's tables: to spell out what they had without it is the same run."""
+    older, same, other = (
+        composed("method=spartan", word) for word in ("~method.revive", "seed=0", "method.revive=false")
+    )
+    assert older.run_id == same.run_id != other.run_id
+    assert older.dense_id == other.dense_id
 
 
 def test_a_recipe_of_another_name_is_spelled_out(composed):

@@ -19,9 +19,8 @@ sit behind the norm, and of transformers, which have none, nothing is amplified.
 weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's values of beta do not carry over, and
 its factor sqrt(block size) on beta for blocks [known] is not needed: the deviation already takes it out. A unit
 larger than a weight has the value `Units.magnitudes`. Beta ends at 4, and the keep ratio falls over 30% of the steps,
-as the search for weights found best (outputs/tables/tune-weight.csv); for filters beta ends at 20, for blocks at 8
-(outputs/tables/tune-filter.csv, tune-block.csv). Those two, and the search for kernels (tune-kernel.csv), are of a
-gradient that took the layer's scale in `Units.magnitudes` for a constant, and are to be made again.
+as the searches for weights and for filters found best (outputs/tables/tune-weight.csv, tune-filter.csv); for blocks
+beta ends at 8 (outputs/tables/tune-block.csv).
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ INCIDENTAL = (
     "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
     "dataset.options.workers",
 )  # fmt: skip
-# Options younger than runs that are still compared: at the value that those runs had without knowing, they stay out of
-# a run's identity.
-LATER = {"method.options.revive": True}
+# Methods' options that are younger than runs still compared, with the values that those runs had without naming them:
+# so said or not said, it is the same run.
+LATER: dict[str, dict[str, Any]] = {"spartan": {"revive": True}}
 
 
 @dataclass(frozen=True)
@@ -231,17 +231,19 @@ class Config:
         return f"{self.dataset.label}-{self.model.label}"
 
     def identity(self) -> dict[str, Any]:
-        """All that can change the result, as plain values (INCIDENTAL keys are left out, and LATER ones unless set)."""
+        """All that can change the result, as plain values (without INCIDENTAL keys, and LATER ones at their value)."""
         default = {f.name: f.default for f in fields(self)}
         unused = {key for key in OPTIONAL if getattr(self, key) == default[key]}
         values = {key: value for key, value in asdict(self).items() if key not in unused}
-        for path in (*INCIDENTAL, *LATER):
+        for path in INCIDENTAL:
             *parents, last = path.split(".")
             inner = values
             for parent in parents:
                 inner = inner[parent]
-            if path in INCIDENTAL or inner.get(last) == LATER[path]:
-                inner.pop(last, None)
+            inner.pop(last, None)
+        for option, before in LATER.get(self.method.name, {}).items():
+            if values["method"]["options"].get(option) == before:
+                del values["method"]["options"][option]
         return values
 
     def dense_identity(self) -> dict[str, Any]:

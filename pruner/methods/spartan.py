@@ -12,15 +12,15 @@ ResNet-50 and at 20 for ViT-B/16 [known].
 
 That is `revive`. Behind a batch norm it can go wrong: of a channel of which nothing is shown, the norm passes back
 1 / sqrt(eps) = 316 times what comes, and the term c_i sum(v g) hands it to all units. revive=false [chosen] gives the
-units of such an output y = 0 and g = 0. Kernels need that (outputs/tables/tune-kernel.csv); of filters, whose masks
-sit behind the norm, and of transformers, which have none, nothing is amplified.
+units of such an output y = 0 and g = 0, and is what kernels take (outputs/tables/tune-kernel.csv). The masks of filters
+sit behind the norm, where nothing is amplified.
 
 [chosen]: u is divided by its standard deviation, which counts as a constant, because beta is not free of scale: with
 weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's values of beta do not carry over, and
 its factor sqrt(block size) on beta for blocks [known] is not needed: the deviation already takes it out. A unit
 larger than a weight has the value `Units.magnitudes`. Beta ends at 4, and the keep ratio falls over 30% of the steps,
 as the searches for weights and for filters found best (outputs/tables/tune-weight.csv, tune-filter.csv); for blocks
-beta ends at 8 (outputs/tables/tune-block.csv).
+beta ends at 8 and revive is false as well (outputs/tables/tune-block.csv).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pruner.config import INCIDENTAL
+from pruner.config import INCIDENTAL, LATER
 from pruner.folders import choices, conf_folder
 
 OPEN = ("dataset", "model", "method")  # config.Choice: label, name and options
@@ -24,7 +24,8 @@ def flat(config: Mapping[str, Any]) -> Settings:
     found: Settings = {}
     for key, value in config.items():
         if key in OPEN and isinstance(value, Mapping):
-            value = {"name": value.get("name"), **(value.get("options") or {})}
+            later = LATER.get(str(value.get("name")), {}) if key == "method" else {}
+            value = {"name": value.get("name"), **later, **(value.get("options") or {})}
         found |= {key: value} if key == "ratios" else _flat(key, value)  # its keys are patterns, not words
     return found
 

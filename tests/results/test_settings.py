@@ -55,6 +55,7 @@ def test_an_option_that_came_later_leaves_the_names_of_older_runs(composed):
     )
     assert older.run_id == same.run_id != other.run_id
     assert older.dense_id == other.dense_id
+    assert flat(older.to_dict()) == flat(same.to_dict())  # so tables put them into one line
 
 
 def test_a_recipe_of_another_name_is_spelled_out(composed):

@@ -184,10 +184,7 @@ MEASURED = [name for name in EXPERIMENTS if name.startswith("table_")]
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[ANEW] if name in ("table_filter", "table_half", "table_vit") else [])
-        for name in MEASURED
-    ],
+    [pytest.param(name, marks=[ANEW] if name in ("table_filter", "table_vit") else []) for name in MEASURED],
 )
 def test_a_measured_table_is_what_its_experiment_makes(name: str, images: str) -> None:
     """Or a default has changed since: then the table shows settings that no one gets by its command any more."""

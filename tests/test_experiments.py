@@ -176,15 +176,12 @@ def test_dtps_shares_of_vgg19_are_those_of_round_ratios_of_filters(images: str) 
             assert kept == pytest.approx(1 - ratio, abs=1 / 64), layer
 
 
-ANEW = pytest.mark.xfail(
-    reason="Spartan has other values for filters and blocks now; its rows are to be made anew", strict=True
-)
+ANEW = pytest.mark.xfail(reason="Spartan has other values for filters now; its rows are to be made anew", strict=True)
 MEASURED = [name for name in EXPERIMENTS if name.startswith("table_")]
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[ANEW] if name in ("table_filter", "table_vit") else []) for name in MEASURED],
+    "name", [pytest.param(name, marks=[ANEW] if name == "table_filter" else []) for name in MEASURED]
 )
 def test_a_measured_table_is_what_its_experiment_makes(name: str, images: str) -> None:
     """Or a default has changed since: then the table shows settings that no one gets by its command any more."""

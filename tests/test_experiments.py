@@ -42,7 +42,7 @@ SIZES = {
     "table_filter": (12, 3),
     "table_half": (8, 3),
     "table_homes": (12, 3),
-    "table_kernel": (3, 3),
+    "table_kernel": (4, 3),
     "table_lenet": (6, 3),
     "table_vit": (6, 3),
     "table_weight": (16, 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,9 @@ def test_behind_a_batch_norm_a_silent_channel_has_gradients_of_another_size() ->
         network.gate(method.mask(5), method.shown())
         nn.functional.cross_entropy(network(torch.randn(16, 1, 3, 3)), torch.arange(16) % 2).backward()
         assert method.shown().tolist() == [0, 0, 1, 1]
-        largest[revive] = model[0].weight.grad.flatten(1).norm(dim=1)
+        (grad,) = (p.grad for name, p in model.named_parameters() if name == "0.weight")
+        assert grad is not None
+        largest[revive] = grad.flatten(1).norm(dim=1)
     assert float(largest[True].max()) > 30 * float(largest[False].max())
 
 
@@ -205,7 +208,7 @@ def test_the_frozen_mask_is_in_checkpoints() -> None:
         ({"freeze": 0.0}, "method.freeze=0.0: above 0 and at most 1"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         Spartan(weights(1, 2)[1], **options)
     assert str(refusal.value) == message

@@ -10,10 +10,11 @@ Schedules [known]: the keep ratio falls from 1 to its target over the first 20% 
 80%, and the masks stay as they are for the last 20%. Both change linearly [chosen]. Beta ends at 10 for
 ResNet-50 and at 20 for ViT-B/16 [known].
 
-That is `revive`. Behind a batch norm it can go wrong: of a channel of which nothing is shown, the norm passes back
-1 / sqrt(eps) = 316 times what comes, and the term c_i sum(v g) hands it to all units. revive=false [chosen] gives the
-units of such an output y = 0 and g = 0. The masks of filters sit behind the norm, where nothing is amplified.
-Fragile: kernels want revive=false; as published Spartan falls behind gmp there (outputs/tables/tune-kernel.csv).
+Straight-through, units of an output of which nothing is shown have gradients too [known], which is revive=true. It
+can go wrong behind a batch norm, which passes back to a channel of zeros 1 / sqrt(eps) = 316 times what comes; the
+term c_i sum(v g) hands it to all units. revive=false [chosen] gives the units of such an output y = 0 and g = 0. The
+masks of filters sit behind the norm, where nothing is amplified.
+Fragile: kernels want revive=false, 81.48 in the place of 76.06 (outputs/tables/tune-kernel.csv).
 
 [chosen]: u is divided by its standard deviation, which counts as a constant, because beta is not free of scale: with
 weights of deviation 0.01 and beta 10 the mask is nearly flat. So the paper's values of beta do not carry over, and

@@ -176,13 +176,7 @@ def test_dtps_shares_of_vgg19_are_those_of_round_ratios_of_filters(images: str) 
             assert kept == pytest.approx(1 - ratio, abs=1 / 64), layer
 
 
-ANEW = pytest.mark.xfail(reason="Spartan has other values for filters now; its rows are to be made anew", strict=True)
-MEASURED = [name for name in EXPERIMENTS if name.startswith("table_")]
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[ANEW] if name == "table_filter" else []) for name in MEASURED]
-)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("table_")])
 def test_a_measured_table_is_what_its_experiment_makes(name: str, images: str) -> None:
     """Or a default has changed since: then the table shows settings that no one gets by its command any more."""
     rows = read_rows(TABLES / f"{name.replace('_', '-')}-rows.csv")

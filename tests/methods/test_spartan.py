@@ -163,6 +163,15 @@ def test_units_of_live_outputs(granularity: str) -> None:
         assert torch.equal(units.zeros(live)[name].flatten(1), some)
 
 
+@pytest.mark.parametrize("granularity", ["nm", "filter"])
+def test_what_is_shown_is_in_a_live_output(granularity: str) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Flatten(), nn.Linear(6, 4))
+    units = make_units(model, (4, 3, 3), granularity)
+    shown = (torch.rand(units.n, generator=generator(1, "method")) < 0.15).float()
+    assert shown.any()
+    assert bool((in_live_outputs(units, shown) >= shown).all())
+
+
 def test_the_mask_stays_for_the_last_part() -> None:
     layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
     method = Spartan(setup)

@@ -10,9 +10,9 @@ NeurIPS 2021, arXiv 2106.12379.
 
 [chosen]: the schedule in shares of the phase, after the program's own dense phase. The scope decides who competes
 (scope=global is the paper's). What is zeroed at decompression is what the mask gates: for filters gamma and beta of
-the batch norm, not the filter as well, since a unit that is zero on two sides gets no gradient. Even so, a filter
-straight before a ReLU stays dead (the ReLU passes no gradient at 0), so that among those the first compression
-decides. For units larger than a weight |w| stands for `Units.magnitudes`.
+the batch norm, not the filter as well, since a unit that is zero on two sides gets no gradient. Those are left at
+2^-50 of what they were, with their sign (see `FilterUnits`), not at 0, where the ReLU behind would pass no gradient and
+no filter would come back. For units larger than a weight |w| stands for `Units.magnitudes`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ACDC(Method):
 
     @torch.no_grad()
     def _decompress(self) -> None:
-        """Writes zeros where the mask hid the weights: momentum and weight decay may have moved them."""
+        """Writes what the mask left of the weights that it hid: momentum and weight decay may have moved them."""
         parameters = dict(self.setup.model.named_parameters())
         for name, gate in self.setup.units.gates(self.kept).items():
             parameters[name].mul_(gate)

@@ -93,7 +93,7 @@ def importance(setup: Setup) -> Tensor:
         parameters = dict(setup.model.named_parameters())
         total = b.new_zeros(len(b) + 1)
         for name, units in norms.items():  # one by one: added up in one go, their order would be the device's business
-            total.index_add_(0, units, parameters[f"{name}.weight"].detach().abs())
+            total.index_add_(0, units, parameters[f"{name}.weight"].detach().abs().to(total.dtype))
         total = total[:-1]
         number = torch.bincount(torch.cat(list(norms.values())), minlength=len(b) + 1)[:-1]
         b = torch.where(number > 0, total / number.clamp(min=1), b)

@@ -13,7 +13,8 @@ ResNet-50 and at 20 for ViT-B/16 [known].
 Straight-through, units of an output of which nothing is shown have gradients too [known], which is revive=true. It
 can go wrong behind a batch norm, which passes back to a channel of zeros 1 / sqrt(eps) = 316 times what comes; the
 term c_i sum(v g) hands it to all units. revive=false [chosen] gives the units of such an output y = 0 and g = 0. The
-masks of filters sit behind the norm, where nothing is amplified.
+masks of filters sit behind the norm, where nothing is amplified; g of a hidden filter is its derivative on the side
+on which it would come back (see `FilterUnits`).
 Fragile: kernels want revive=false, 81.48 in the place of 76.06 (outputs/tables/tune-kernel.csv).
 
 [chosen]: u is divided by its standard deviation, which counts as a constant, because beta is not free of scale: with

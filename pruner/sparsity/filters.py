@@ -12,6 +12,10 @@ from pruner.sparsity.channels import Channels
 from pruner.sparsity.cost import ChannelCost
 from pruner.sparsity.layers import Layer
 
+# What a gate multiplies with in the place of 0. Nothing of it is left in a sum with other channels (2^-50 is 1e-15 of
+# them, where float32 sees 6e-8), yet signs and the order of values survive it.
+HIDDEN = 2.0**-50
+
 
 class FilterUnits(Units):
     """Every group of tied output channels of convolutions is a unit.
@@ -19,6 +23,12 @@ class FilterUnits(Units):
     A soft mask gates the batch norm after a convolution (gamma and beta together: a scale on the filter itself
     would be undone by the normalisation), or weight and bias where no batch norm follows. A hard mask also takes
     the filters, and the weights that read dead channels.
+
+    A mask of 0 is a gate of HIDDEN, with the same gradient. The papers' masks stand behind the activation, where the
+    derivative of a dropped filter's mask is relu(bn(x)), what it would give if it came back; ours stand before it,
+    where a ReLU at exactly 0 passes nothing, and a dropped filter would never learn what it is worth. At HIDDEN every
+    ReLU, maximum and residual sum of it takes the side that it would come back on, so that the gradient is the
+    derivative from the right, through whatever stands between the gate and the next layer [derived].
     """
 
     def __init__(self, layers: list[Layer], channels: Channels, parameters: Parameters):
@@ -74,7 +84,7 @@ class FilterUnits(Units):
         return total[: self.n]
 
     def gates(self, mask: Tensor) -> dict[str, Tensor]:
-        padded = _padded(mask)
+        padded = _padded(mask + HIDDEN * (mask == 0))  # not torch.where, which would stop the gradient
         gates = {}
         for name, units in self.norms.items():
             gates[f"{name}.weight"] = gates[f"{name}.bias"] = padded[units]

@@ -19,6 +19,7 @@ from pruner.config import Config, expand
 from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
 from pruner.methods.base import Method, Setup
+from pruner.models.intake import accept
 from pruner.processes import check_batch, first
 from pruner.report import report, seconds
 from pruner.results.row import Row
@@ -26,8 +27,9 @@ from pruner.results.store import FORMAT, DenseStore
 from pruner.seeds import derive, generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units import Units, make_units
 from pruner.training import Accuracy, Epoch, Trainer, evaluate
+from pruner.trial import units_that_can_go
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +84,16 @@ def prepare(config: Config) -> Bench:
     data = pruner.data.load(config.dataset, config.data_dir, device)
     torch.manual_seed(derive(config.seed, "model"))
     model = pruner.models.build(config.model, data.shape, data.classes)
-    model.to(device).to(memory_format=torch.channels_last)
+    model.to(device)
+    accept(model, data.shape, data.classes)
     budget = config.budget
-    units = make_units(model, data.shape, config.granularity, budget.exclude, config.block, config.nm)
+
+    def units_of(sizes_follow: bool) -> Units:
+        return make_units(
+            model, data.shape, config.granularity, budget.exclude, config.block, config.nm, sizes_follow=sizes_follow
+        )
+
+    units = units_that_can_go(units_of, model, data.shape)
     allocation = Allocation(units, budget.name, config.scope, config.sparsity, budget.min_units, config.ratios)
     bench = Bench(config, data, device, model, allocation)
     _, images = bench.method()  # a rehearsal: wrong options are refused now, not after the dense phase

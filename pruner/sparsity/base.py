@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Units(ABC):
     groups: list[Group]
     n: int
     device: torch.device
+    left_alone: Mapping[tuple[str, str], int] = MappingProxyType({})  # by (layer, reason): channels that are no units
 
     @property
     def sizes(self) -> list[int]:

@@ -57,6 +57,8 @@ def find_layers(model: nn.Module, shape: tuple[int, ...], exclude: tuple[str, ..
     watch = _Watch(model)
     _forward_one(model, shape, watch)
     names = [layer.name for layer in watch.layers.values()]
+    if not names:
+        raise ConfigError("model: runs no convolution and no linear layer with weights of its own: nothing to prune")
     ends = {"first": names[:1], "last": names[-1:]}
     for name in exclude:
         one_of("budget.exclude", name, [*ends, *names])
@@ -64,6 +66,22 @@ def find_layers(model: nn.Module, shape: tuple[int, ...], exclude: tuple[str, ..
     if excluded >= set(names):
         raise ConfigError(f"budget.exclude={list(exclude)}: leaves no convolution or linear layer to prune")
     return [replace(layer, prunable=layer.name not in excluded) for layer in watch.layers.values()]
+
+
+def left_out(model: nn.Module, layers: list[Layer]) -> dict[str, int]:
+    """How many numbers are in weights that no layer has, by the module that they are in, with its kind.
+
+    Such as recurrent layers, embeddings, and what products of matrices are made with; biases and norms do not count.
+    """
+    weights = {layer.weight for layer in layers}
+    modules = dict(model.named_modules())
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if name not in weights and parameter.dim() > 1:
+            module = name.rpartition(".")[0]
+            place = f"{module or 'the network itself'} ({type(modules[module]).__name__})"
+            found[place] = found.get(place, 0) + parameter.numel()
+    return found
 
 
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
@@ -128,7 +146,8 @@ def _operands(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any
 
 def _forward_one(model: nn.Module, shape: tuple[int, ...], observer: Any) -> None:
     """One image of zeros through the model in evaluation mode, which is left as it was, under `observer`."""
-    image = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    like = next(model.parameters())
+    image = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
     training = model.training
     model.eval()
     try:

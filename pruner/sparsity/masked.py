@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pruner.quantize import fake_quantize
 from pruner.sparsity.base import Units
+from pruner.sparsity.calling import call_with
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class MaskedModel(nn.Module):
         return self._run(masked, *inputs)
 
     def _run(self, masked: dict[str, Tensor], *inputs: Any) -> Any:
-        return functional_call(self.model, masked, inputs) if masked else self.model(*inputs)
+        return call_with(self.model, masked, inputs)
 
     def _masked(self) -> dict[str, Tensor]:
         """What the forward pass uses in the place of parameters."""

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import balanced_sample, probing
+from pruner.sparsity.calling import call_with
 from pruner.sparsity.units import Units
 
 
@@ -67,7 +67,7 @@ def gradient_flow(model: nn.Module, units: Units, batches: list[tuple[Tensor, Te
             name: parameter * multipliers[name] if name in multipliers else parameter.detach().requires_grad_()
             for name, parameter in parameters.items()
         }
-        logits = functional_call(model, gated, (images,)) / temperature
+        logits = call_with(model, gated, (images,)) / temperature
         loss = F.cross_entropy(logits, labels, reduction="sum") / count
         return torch.autograd.grad(loss, [gated[layer.weight] for layer in prunable], create_graph=create_graph)
 

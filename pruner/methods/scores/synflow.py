@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import probing
+from pruner.sparsity.calling import call_with
 from pruner.sparsity.units import Units
 
 
@@ -84,5 +84,5 @@ def flow(model: nn.Module, state: dict[str, Tensor], units: Units, image: Tensor
     """Per unit [n], |c dR/dc| in float64 at the gates c = mask [n], for an image [1, ...] in float64."""
     gates = mask.detach().double().requires_grad_()
     gated = {name: state[name] * gate for name, gate in units.gates(gates).items()}
-    total = functional_call(model, {**state, **gated}, (image,)).sum()
+    total = call_with(model, {**state, **gated}, (image,)).sum()
     return (gates * torch.autograd.grad(total, gates)[0]).detach().abs()

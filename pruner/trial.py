@@ -1,0 +1,162 @@
+"""A trial before any work: units that a mask takes out of a network have to leave one that runs and answers the same.
+
+Tracing cannot see numbers in a model's code: `view(-1, 64)` and `flatten(1)` are the same operation. So the units are
+found as if all sizes followed the channels, every other one is cut from a copy, and where that fails they are found
+again with such channels left alone. What still fails is refused, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruner.checks import ConfigError
+from pruner.models import intake
+from pruner.removal import without
+from pruner.results.row import one_line
+from pruner.sparsity.base import Units
+from pruner.sparsity.counts import count
+from pruner.sparsity.layers import count_macs, left_out
+
+log = logging.getLogger("pruner.trial")
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest output: the same sums in another order
+MOST_GROUPS = 64  # tried one by one, to name the one that fails
+REMEDY = "use granularity=weight, or leave the layer out with budget.exclude"
+
+
+class CutFails(Exception):
+    """What is wrong with a network from which channels were cut, on one line."""
+
+
+def units_that_can_go(make: Callable[[bool], Units], model: nn.Module, shape: tuple[int, ...]) -> Units:
+    """The units `make(sizes_follow)` of a model for images [1, *shape], of which any can be cut; logs what stays.
+
+    Raises ConfigError, which names a layer and the operation, where there are none such.
+    """
+    units = make(True)
+    warn_of_left_out(model, units)
+    if not units.left(torch.zeros(units.n, device=units.device)):
+        return units  # masks over these make zeros inside of weights, and cut nothing
+    whole = _scattered_copy(model, shape)
+    try:
+        try_cut(whole, units, shape)
+    except CutFails as first:
+        log.debug("as if all sizes followed the channels: %s", first)
+        units = make(False)
+        try:
+            try_cut(whole, units, shape)
+        except CutFails as error:
+            raise ConfigError(f"model: {error}; {REMEDY}") from error
+    for line in stays(units):
+        log.info("%s", line)
+    return units
+
+
+def warn_of_left_out(model: nn.Module, units: Units) -> None:
+    """Says which weights cannot be pruned, with their share of the parameters; a warning where most cannot."""
+    found = left_out(model, units.layers)
+    if found:
+        total = sum(parameter.numel() for parameter in model.parameters())
+        most = sorted(found.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{place} {number}" for place, number in most[:3]) + (", ..." if len(most) > 3 else "")
+        share = sum(found.values()) / total
+        level = logging.WARNING if share > 0.5 else logging.INFO
+        log.log(level, "%.1f%% of the parameters are in no layer that can be pruned: %s", 100 * share, named)
+
+
+def stays(units: Units) -> list[str]:
+    """A line for each operation because of which filters are no units, with how many and where."""
+    layers: dict[str, list[str]] = {}
+    numbers: dict[str, int] = {}
+    for (layer, reason), number in units.left_alone.items():
+        layers.setdefault(reason, []).append(layer)
+        numbers[reason] = numbers.get(reason, 0) + number
+    return [
+        f"{numbers[reason]} filters stay, of {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}: {reason}"
+        for reason, names in layers.items()
+    ]
+
+
+def try_cut(whole: nn.Module, units: Units, shape: tuple[int, ...]) -> None:
+    """Raises CutFails unless `whole` without every other unit of each group answers as under that mask."""
+    mask = torch.cat([torch.arange(group.size) % 2 for group in units.groups]).to(units.device, torch.float32)
+    for group in units.groups:
+        if group.size == 1:
+            mask[group.start] = 1
+    try:
+        _compare(whole, units, mask, shape)
+    except CutFails as error:
+        raise CutFails(f"filters of {_culprit(whole, units, mask, shape)} cannot be taken out: {error}") from error
+
+
+def _culprit(whole: nn.Module, units: Units, mask: Tensor, shape: tuple[int, ...]) -> str:
+    """The name of the first group that cannot be cut alone."""
+    for group in units.groups[:MOST_GROUPS]:
+        alone = torch.ones_like(mask)
+        alone[group.start : group.stop] = mask[group.start : group.stop]
+        if bool((alone == 0).any()):
+            try:
+                _compare(whole, units, alone, shape)
+            except CutFails:
+                return group.name
+    return "several layers"
+
+
+@torch.no_grad()
+def _compare(whole: nn.Module, units: Units, mask: Tensor, shape: tuple[int, ...]) -> None:
+    masked = copy.deepcopy(whole)
+    parameters = dict(masked.named_parameters())
+    for name, zero in units.zeros(mask).items():
+        parameters[name].mul_(zero.cpu())
+    images = _images(whole, shape)
+    expected = masked(images)
+    running: list[str] = []
+    try:
+        small = without(masked, units.left(mask))
+        counted = sum(parameter.numel() for parameter in small.parameters()), count_macs(small, shape)
+        intake.note_running(small, running)
+        found = small(images)
+    except (ConfigError, RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        place = f" in {running[-1]}" if running and running[-1] else ""
+        raise CutFails(f"{one_line(str(error).partition(chr(10))[0])}{place}") from error
+    most = TOLERANCE[images.dtype] * float(expected.abs().max().clamp(min=1e-30))
+    if found.shape != expected.shape or not float((found - expected).abs().max()) <= most:
+        raise CutFails("the network without them differs from the one in which they are masked")
+    counts, _ = count(masked, shape, units, mask)
+    if counted != (counts.params_kept, counts.macs_kept):
+        expectation = f"{counts.params_kept} and {counts.macs_kept} expected"
+        raise CutFails(f"{counted[0]} parameters and {counted[1]} multiply-adds are left, {expectation}")
+
+
+def _images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Two images of noise, of the model's type."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()).dtype)
+
+
+@torch.no_grad()
+def _scattered_copy(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """A copy on the CPU in evaluation mode, in float64 where it can compute in that.
+
+    Its values are spread around the model's own: no zero at initialisation may hide a channel that is still heard.
+    """
+    copied = intake.copied(model).to("cpu").eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in copied.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.add_(noise * (0.1 if parameter.dim() < 2 else 0.1 * parameter.float().std(correction=0) + 1e-3))
+    for module in copied.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    copied.double()
+    try:
+        copied(_images(copied, shape))
+    except RuntimeError:  # it makes tensors of another type of its own
+        copied.float()
+    return copied

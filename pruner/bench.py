@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,8 @@ def prepare(config: Config) -> Bench:
     accept(model, data.shape, data.classes)
     budget = config.budget
 
-    def units_of(sizes_follow: bool) -> Units:
-        return make_units(
-            model, data.shape, config.granularity, budget.exclude, config.block, config.nm, sizes_follow=sizes_follow
-        )
+    def units_of(constant: Container[int]) -> Units:
+        return make_units(model, data.shape, config.granularity, budget.exclude, config.block, config.nm, constant)
 
     units = units_that_can_go(units_of, model, data.shape)
     allocation = Allocation(units, budget.name, config.scope, config.sparsity, budget.min_units, config.ratios)

@@ -29,10 +29,14 @@ def accept(model: nn.Module, shape: tuple[int, ...], classes: int) -> None:
     _check_weights(model)
     images = torch.zeros(2, *shape, device=next(model.parameters()).device)
     images = images.to(memory_format=torch.channels_last) if images.dim() == 4 else images
-    lay_out(model, images)
-    trained = copied(model).train()  # batch norm counts what it sees
-    for network, mode in ((model, "in evaluation"), (trained, "in training")):
-        _check_answer(answer(network, images), classes, mode)
+    training = model.training
+    try:
+        lay_out(model.eval(), images)
+        _check_answer(answer(model, images), classes, "in evaluation")
+    finally:
+        model.train(training)
+    trained = copied(model).train()  # a copy, as batch norm counts what it sees
+    _check_answer(answer(trained, images), classes, "in training")
 
 
 def lay_out(model: nn.Module, images: Tensor) -> None:
@@ -99,9 +103,8 @@ def copied(model: nn.Module) -> nn.Module:
 def _forward(model: nn.Module, images: Tensor) -> Any:
     """The answer without gradients, in the mode that the model is in; in training its random numbers are its own."""
     devices = [images.device] if images.device.type == "cuda" else []
-    like = next(model.parameters())
     with torch.no_grad(), torch.random.fork_rng(devices):
-        return model(images.to(like.dtype))
+        return model(images)
 
 
 def _check_answer(found: Any, classes: int, mode: str) -> None:
@@ -129,3 +132,9 @@ def _check_weights(model: nn.Module) -> None:
                     f"model: {name}.{attribute} is computed anew in each forward pass, as by weight_norm, a "
                     f"parametrization or torch.nn.utils.prune; make it a plain parameter first ({UNDO})"
                 )
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"model: {name} is {dtype}; expected float32 (recipe.precision says what runs compute in)"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -49,6 +49,7 @@ class Units(ABC):
     n: int
     device: torch.device
     left_alone: Mapping[tuple[str, str], int] = MappingProxyType({})  # by (layer, reason): channels that are no units
+    sized: Sequence[int] = ()  # operations of the network that are told sizes of channels (see `Tracer`)
 
     @property
     def sizes(self) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -21,15 +21,17 @@ class Channels:
 
     `ins` and `outs` [channels] give the unit of each input and output channel of a layer, `norms` that of each
     channel of a batch norm; -1 stands for a channel that stays. Units are ordered by the layer that makes them.
-    `left_alone`: by (layer, reason) how many output channels of convolutions stay.
+    `left_alone`: by (layer, reason) how many output channels of convolutions stay. `sized`: see `Tracer`.
     """
 
-    def __init__(self, model: nn.Module, shape: tuple[int, ...], keep: Iterable[str] = (), sizes_follow: bool = True):
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, ...], keep: Iterable[str] = (), constant: Container[int] = ()
+    ):
         """Runs one image [1, *shape]. Output channels of the layers in `keep` are not units.
 
-        `sizes_follow`: see `Tracer`.
+        `constant`: see `Tracer`.
         """
-        tracer = Tracer(model, sizes_follow)
+        tracer = Tracer(model, constant)
         output = _run(model, shape, tracer)
         tracer.labels.why = "the output"
         for tensor in tree_flatten(output)[0]:
@@ -45,6 +47,7 @@ class Channels:
         self.ins = {name: self._to_units(labels, find) for name, labels in tracer.ins.items()}
         self.norms = {name: self._to_units(labels, find) for name, labels in tracer.norms.items()}
         self.count = len(self._units)
+        self.sized = tracer.sized
         self.left_alone = Counter(
             (name, reason)
             for name, labels in tracer.outs.items()

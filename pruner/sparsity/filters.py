@@ -37,7 +37,7 @@ class FilterUnits(Units):
                 "granularity=filter: this model has no convolution whose filters can be removed; use granularity=weight"
             )
         self.layers = layers
-        self.left_alone = channels.left_alone
+        self.left_alone, self.sized = channels.left_alone, channels.sized
         self.n = channels.count
         self.device = next(iter(parameters.values())).device
         order = self._order(layers, channels)

@@ -47,7 +47,7 @@ class HeadUnits(Units):
         """`layers` are those of `model`. Raises ConfigError when no head can be pruned."""
         found = _projections(layers, model)
         if not found:
-            raise ConfigError("granularity=head: this model has no nn.MultiheadAttention; use granularity=weight")
+            raise ConfigError(f"granularity=head: {_none(model)}; use granularity=weight")
         self.groups, self._attentions = [], []
         self.n = 0
         for inward, outward, heads in found:
@@ -104,6 +104,14 @@ class HeadUnits(Units):
         weights and values.
         """
         return sum(2 * a.inward.pairs * a.width * int((mask[a.units] == 0).sum()) for a in self._attentions)
+
+
+def _none(model: nn.Module) -> str:
+    """Why there are no heads that can go."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            return f"{name} attends to other tokens than its own, or has projections apart from each other"
+    return "this model has no nn.MultiheadAttention"
 
 
 def _projections(layers: list[Layer], model: nn.Module) -> list[tuple[Layer, Layer, int]]:

@@ -12,6 +12,7 @@ tells apart by their numbers (halves, shuffles, zero channels of a fixed count),
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ _NUMBERED = _VIEW | {
     _aten.slice, _aten.select, _aten.split, _aten.split_with_sizes, _aten.roll, _aten.constant_pad_nd,
 }  # fmt: skip
 # They are told sizes, which were computed from those of an activation, or are numbers in the code that stay.
-_SIZED = _VIEW | {_aten.expand, _aten.repeat, _aten.constant_pad_nd}
+_SIZED = _VIEW | {_aten.expand, _aten.repeat, _aten.constant_pad_nd, _aten.new_zeros}
 # Element by element, and zero stays zero (a product is zero when either factor is).
 _ZERO_STAYS = {
     _aten.relu, _aten.relu_, _aten.hardtanh, _aten.hardtanh_, _aten.silu, _aten.silu_, _aten.gelu, _aten.hardswish,
@@ -67,14 +68,16 @@ class Tracer(TorchDispatchMode):
     """Carries labels from tensor to tensor while a model runs, inside `with tracer.running(model)`.
 
     `ins`, `outs` and `norms` have the labels of the channels of layers and batch norms, by name: that of the first
-    module with their weight, as parameters go by it. `sizes_follow`: sizes that operations are told are taken to be
-    computed from those of activations; else such operations keep the channels that they meet.
+    module with their weight, as parameters go by it. Sizes that operations are told are taken to be computed from those
+    of activations, but for the operations in `constant`, whose numbers are in the code: these keep the channels that
+    they meet. All such operations are numbered as they come; `sized` has those that met channels that could go.
     """
 
-    def __init__(self, model: nn.Module, sizes_follow: bool):
+    def __init__(self, model: nn.Module, constant: Container[int] = ()):
         super().__init__()
         self.labels = Labels()
-        self.sizes_follow = sizes_follow
+        self.constant, self.operations = constant, 0
+        self.sized: list[int] = []
         # Tensors are kept with their labels, so that no id is used twice. `leaks`: dead channels are not zero.
         self.known: dict[int, tuple[Tensor, Tensor, bool]] = {}
         self.inside = False  # a function of `LayerFunctions` is running, which does the labelling
@@ -155,11 +158,12 @@ class Tracer(TorchDispatchMode):
         if not traced:
             return  # constants and parameters only
         outputs = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
-        if self._tells_apart(op, func, args, kwargs, outputs[0]) or self._weighs(op, inputs):
+        constant = self._constant(op, args)
+        if constant or self._tells_apart(op, func, args, kwargs, outputs[0]) or self._weighs(op, inputs):
             for tensor in traced:
                 self.labels.fix(self.get(tensor)[0])
         leaks = any(self.get(tensor)[1] for tensor in traced)
-        nothing = NOTHING if self.sizes_follow else FIXED  # of channels that are added, as many as are lacking
+        nothing = FIXED if constant else NOTHING  # of channels that are added, as many as are lacking
         if op in _SHAPE:
             swap = tree_map(
                 lambda leaf: self.get(leaf)[0].contiguous() if isinstance(leaf, Tensor) else leaf, (args, kwargs)
@@ -192,17 +196,26 @@ class Tracer(TorchDispatchMode):
         labels = self.labels.collapse(self.get(x)[0], range(2, x.dim()))
         return labels if output.dim() > 2 else labels.flatten(1)
 
-    def _tells_apart(self, op: Any, func: Any, args: Any, kwargs: Any, output: Tensor) -> bool:
-        """Whether channels are told apart by their numbers, or counted, which changes when some are taken out."""
-        if op not in _NUMBERED | _SIZED:
+    def _constant(self, op: Any, args: Any) -> bool:
+        """Whether this operation is told sizes of channels, which are to be taken for numbers in the code."""
+        if op not in _SIZED:
             return False
-        labels = self.get(args[0])[0]
-        before, after = args[0].shape, output.shape
-        varies = [dim for dim in range(len(before)) if bool((labels != labels.narrow(dim, 0, 1)).any())]
-        if op in _SIZED and varies and not self.sizes_follow:
-            return True
+        self.operations += 1
+        if op is not _aten.new_zeros and not self._varies(args[0]):
+            return False
+        self.sized.append(self.operations)
+        return self.operations in self.constant
+
+    def _varies(self, x: Tensor) -> list[int]:
+        """The dimensions along which a tensor has several labels."""
+        labels = self.get(x)[0]
+        return [dim for dim in range(x.dim()) if bool((labels != labels.narrow(dim, 0, 1)).any())]
+
+    def _tells_apart(self, op: Any, func: Any, args: Any, kwargs: Any, output: Tensor) -> bool:
+        """Whether channels are told apart by their numbers, which change when some are taken out."""
         if op not in _NUMBERED:
             return False
+        before, after, varies = args[0].shape, output.shape, self._varies(args[0])
         if op in _VIEW:  # a dimension may be merged with others, not cut
             spans = [(math.prod(before[:dim]), math.prod(before[: dim + 1])) for dim in varies]
             cuts = [math.prod(after[:dim]) for dim in range(1, len(after))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from torch import nn
 
 from pruner.config import Block, Pattern
@@ -22,18 +24,18 @@ def make_units(
     exclude: tuple[str, ...] = (),
     block: Block | None = None,
     nm: Pattern | None = None,
-    sizes_follow: bool = True,
+    constant: Container[int] = (),
 ) -> Units:
     """The units of a model that takes images [1, *shape]; `block` and `nm` belong to the granularities of that name.
 
-    `sizes_follow` is of granularity=filter: whether sizes that operations are told follow the channels (see `Tracer`).
+    `constant` is of granularity=filter: the operations whose sizes do not follow the channels (see `Tracer`).
     Raises ConfigError when the model has none.
     """
     layers = find_layers(model, shape, exclude)
     parameters = dict(model.named_parameters())
     device = next(iter(parameters.values())).device
     if granularity == "filter":
-        channels = Channels(model, shape, [layer.name for layer in layers if not layer.prunable], sizes_follow)
+        channels = Channels(model, shape, [layer.name for layer in layers if not layer.prunable], constant)
         return FilterUnits(layers, channels, parameters)
     if granularity == "head":
         return HeadUnits(layers, model)

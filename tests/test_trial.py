@@ -1,0 +1,124 @@
+"""Networks as people write them are traced right, run and ship, or are refused before any work in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pruner.bench import prepare
+from pruner.checks import ConfigError
+from pruner.config import Config
+from pruner.export.shipped import shipped
+from pruner.models.intake import accept
+from pruner.results.store import RunFolder
+from pruner.sparsity.units import Units, make_units
+from pruner.trial import units_that_can_go
+from tests.odd_networks import CLASSES, REFUSED, SHAPE, TAKEN, Flattened, Net, Recurrent, TwoNames, conv, normed
+
+IMAGES = {"classes": CLASSES, "image_size": SHAPE[1], "train_size": 64, "test_size": 32, "noise": 0.2}
+
+
+def filters_of(model: nn.Module) -> Units:
+    return units_that_can_go(lambda constant: make_units(model, SHAPE, "filter", constant=constant), model, SHAPE)
+
+
+@pytest.fixture
+def config_of(tiny_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
+    """A config of a run of one of the odd networks."""
+
+    def make(name: str, granularity: str, **more: object) -> Config:
+        return tiny_config(
+            "gmp",
+            granularity=granularity,
+            sparsity=0.5,
+            dataset={"label": "synthetic", "name": "synthetic", "options": IMAGES},
+            model={"label": "odd", "name": "tests.odd_networks:odd", "options": {"name": name}},
+            output_dir=str(tmp_path),
+            **more,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", TAKEN)
+def test_the_filters_that_can_go_are_found_in_every_layout(name: str, layout: torch.memory_format) -> None:
+    make, count = TAKEN[name]
+    model = make()
+    if layout is torch.channels_last:
+        accept(model, SHAPE, CLASSES)
+    assert filters_of(model).n == count
+
+
+@pytest.mark.parametrize("granularity", ["filter", "weight"])
+@pytest.mark.parametrize("name", TAKEN)
+def test_they_run_and_ship(
+    name: str, granularity: str, config_of: Callable[..., Config], finish: Callable[[Config], RunFolder]
+) -> None:
+    folder = finish(config_of(name, granularity))
+    row = folder.finished()
+    assert row is not None and row["achieved_sparsity"] >= 0.5
+    ships = shipped(folder.path, own_code=True)  # fails where it answers otherwise than the run's network
+    assert sum(parameter.numel() for parameter in ships.model.parameters()) <= row["params_total"]
+    if granularity == "filter":
+        assert sum(parameter.numel() for parameter in ships.model.parameters()) == row["params_kept"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_pruned_is_refused_before_any_work(
+    name: str, config_of: Callable[..., Config], tmp_path: Path
+) -> None:
+    _, granularity, said = REFUSED[name]
+    with pytest.raises(ConfigError) as refused:
+        prepare(config_of(name, granularity))
+    line = str(refused.value)
+    assert "\n" not in line and all(words in line for words in said), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_stays_is_said_with_the_operation_that_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    model = Net(lambda n, x: n.b(n.norm(n.a(x))), 6, a=conv(3, 8), norm=nn.GroupNorm(2, 8), b=normed(8, 6))
+    with caplog.at_level(logging.INFO, logger="pruner.trial"):
+        assert filters_of(model).n == 6
+    assert caplog.messages == ["8 filters stay, of a: native_group_norm in norm"]
+
+
+def test_a_number_in_the_code_is_said_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="pruner.trial"):
+        filters_of(Flattened(lambda x: x.reshape(-1, 64)))
+    assert caplog.messages == ["16 filters stay, of b.0: view in the network itself"]
+
+
+def test_of_several_sizes_only_the_number_keeps_channels() -> None:
+    """The first flattening is told the channels, the second a number: it alone keeps what it meets."""
+    features = lambda n, x: n.b(n.a(x).flatten(1).view(len(x), -1, 8, 8)).view(-1, 6, 64)  # noqa: E731
+    assert filters_of(Net(features, 6, a=normed(3, 8), b=conv(8, 6))).n == 8
+
+
+def test_weights_that_no_layer_has_are_named_with_their_share(caplog: pytest.LogCaptureFixture) -> None:
+    model = Recurrent()
+    with caplog.at_level(logging.INFO, logger="pruner.trial"):
+        units_that_can_go(lambda constant: make_units(model, SHAPE, "weight"), model, SHAPE)
+    (record,) = caplog.records
+    weights = 4 * 40 * (24 + 40)
+    share = 100 * weights / sum(parameter.numel() for parameter in model.parameters())
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"{share:.1f}% of the parameters are in no layer that can be pruned: rows (LSTM) {weights}"
+    )
+
+
+def test_the_trial_leaves_the_model_as_it_was() -> None:
+    model = TwoNames().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    accept(model, SHAPE, CLASSES)
+    filters_of(model)
+    assert model.training and torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -27,11 +27,21 @@ OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
 INCIDENTAL = (
     "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
-    "dataset.options.workers",
+    "dataset.options.workers", "model.options.expected_accuracy",
 )  # fmt: skip
-# Methods' options that are younger than runs still compared, with the values that those runs had without naming them:
-# so said or not said, it is the same run.
-LATER: dict[str, dict[str, Any]] = {"spartan": {"revive": True}}
+# Options of built-in choices that are younger than runs still compared, with the values that those runs had without
+# naming them: so said or not said, it is the same run. By group and name.
+LATER: dict[str, dict[str, dict[str, Any]]] = {
+    "dataset": {
+        **{
+            name: {"mean": None, "std": None}
+            for name in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "synthetic")
+        },
+        "imagefolder": {"mean": None, "std": None, "crop_scale": None},
+    },
+    "model": {"torchvision": {"expected_accuracy": None}},
+    "method": {"spartan": {"revive": True}},
+}
 
 
 @dataclass(frozen=True)
@@ -241,9 +251,11 @@ class Config:
             for parent in parents:
                 inner = inner[parent]
             inner.pop(last, None)
-        for option, before in LATER.get(self.method.name, {}).items():
-            if values["method"]["options"].get(option) == before:
-                del values["method"]["options"][option]
+        for group, choices in LATER.items():
+            options = values[group]["options"]
+            for option, before in choices.get(values[group]["name"], {}).items():
+                if options.get(option, before) == before:
+                    options.pop(option, None)
         return values
 
     def dense_identity(self) -> dict[str, Any]:
@@ -265,7 +277,30 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """A checked Config. Raises ConfigError with one line on the first thing that is wrong."""
     if values.get("sparsity", 0) is None and values.get("nm") is not None:  # the pattern says it
         values = {**values, "sparsity": _sparsity_of(build(Pattern, values["nm"], "nm"))}
+    dataset = values.get("dataset")
+    if isinstance(dataset, Mapping) and dataset.get("name") == "imagefolder":  # the image's size says it
+        values = {**values, "dataset": {**dataset, "options": _with_resize(dataset.get("options", {}))}}
     return build(Config, values)
+
+
+def shorter_side(image_size: int) -> int:
+    """To what test images are scaled before their middle is cut out, where nothing else is said: ImageNet's 256 of 224.
+
+    A fixed 256 would show a network of small images only the middle of each.
+    """
+    return (16 * image_size + 7) // 14  # to the nearest, of any size
+
+
+def _with_resize(options: Any) -> Any:
+    """The options of an image folder with `resize` as a number, so that the number is part of the run's identity.
+
+    Options of 224 that never name it stay as they are: it was 256 in older runs of that identity, and is.
+    """
+    if not isinstance(options, Mapping) or options.get("resize") is not None:
+        return options
+    size = options.get("image_size", 224)
+    same = size == 224 and "resize" not in options
+    return options if same or type(size) is not int else {**options, "resize": shorter_side(size)}
 
 
 def _sparsity_of(pattern: Pattern) -> float:

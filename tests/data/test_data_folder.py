@@ -85,13 +85,13 @@ def test_parts_of_batches_are_disjoint_and_complete(tree: Path, monkeypatch: pyt
     train = get(tree).train
     whole = list(train.batches(7, seed=3, augment=True))
     opened: list[str] = []
-    decode = folder.default_loader
+    decode = folder.decode
 
     def noted(path: str) -> Image.Image:
         opened.append(path)
         return decode(path)
 
-    monkeypatch.setattr(folder, "default_loader", noted)
+    monkeypatch.setattr(folder, "decode", noted)
     parts = [list(train.batches(7, seed=3, augment=True, part=(number, 3))) for number in range(3)]
     for (images, labels), *shares in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([x for x, _ in shares]), images)

@@ -168,12 +168,15 @@ class FolderSet:
         mean, std = (per_channel(values, self.device) for values in (self.mean, self.std))
         with _held_back():
             loaded = iter(loader)  # which starts the workers
-        for batch in loaded:
-            if isinstance(batch, UnreadablePicture):
-                raise batch
-            images, labels = batch
-            images = images.to(self.device, non_blocking=True)
-            yield normalise(images, mean, std), labels.to(self.device, non_blocking=True)
+        try:
+            for batch in loaded:
+                if isinstance(batch, UnreadablePicture):
+                    raise batch
+                images, labels = batch
+                images = images.to(self.device, non_blocking=True)
+                yield normalise(images, mean, std), labels.to(self.device, non_blocking=True)
+        finally:
+            del loaded  # which ends them: an error would keep it to the program's end, which would wait for them
 
     def split(self, share: float, seed: int) -> tuple[FolderSet, FolderSet]:
         labels = torch.tensor([label for _, label in self.samples])
@@ -240,11 +243,14 @@ def _check_files(root: str, parts: tuple[tuple[Sample, ...], ...], resize: int, 
         generator=torch.Generator(),  # not the global one, from which the run's numbers come
         worker_init_fn=_until_told,
     )
+    if wrong := _first_wrong(loader):
+        raise ConfigError(f"dataset.root={root}: {wrong}") from wrong
+
+
+def _first_wrong(loader: DataLoader[UnreadablePicture | None]) -> UnreadablePicture | None:
     with _held_back():
         checked = iter(loader)
-    for error in chain.from_iterable(checked):
-        if error is not None:
-            raise ConfigError(f"dataset.root={root}: {error}") from error
+    return next((wrong for wrong in chain.from_iterable(checked) if wrong is not None), None)
 
 
 def _workers(asked: int) -> int:

@@ -39,6 +39,7 @@ def decode(path: str) -> Image.Image:
     with _named(path), open(path, "rb") as file:
         image = _opened(file)
         if not _of_16_bits(image):
+            image.info.pop("transparency", None)  # of a palette; Pillow would warn that it is lost
             return image.convert("RGB")
         grey = (np.asarray(image).astype(np.int32) + 128) // 257  # to the nearest: 65535 is 255 * 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from pruner.checks import build, one_of, require
+from pruner.following import with_resize
 
 GRANULARITIES = ("weight", "kernel", "block", "nm", "filter", "head")
 SCOPES = ("global", "layer", "row", "erk", "custom")
@@ -279,28 +280,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         values = {**values, "sparsity": _sparsity_of(build(Pattern, values["nm"], "nm"))}
     dataset = values.get("dataset")
     if isinstance(dataset, Mapping) and dataset.get("name") == "imagefolder":  # the image's size says it
-        values = {**values, "dataset": {**dataset, "options": _with_resize(dataset.get("options", {}))}}
+        values = {**values, "dataset": {**dataset, "options": with_resize(dataset.get("options", {}))}}
     return build(Config, values)
-
-
-def shorter_side(image_size: int) -> int:
-    """To what test images are scaled before their middle is cut out, where nothing else is said: ImageNet's 256 of 224.
-
-    A fixed 256 would show a network of small images only the middle of each.
-    """
-    return (16 * image_size + 7) // 14  # to the nearest, of any size
-
-
-def _with_resize(options: Any) -> Any:
-    """The options of an image folder with `resize` as a number, so that the number is part of the run's identity.
-
-    Options of 224 that never name it stay as they are: it was 256 in older runs of that identity, and is.
-    """
-    if not isinstance(options, Mapping) or options.get("resize") is not None:
-        return options
-    size = options.get("image_size", 224)
-    same = size == 224 and "resize" not in options
-    return options if same or type(size) is not int else {**options, "resize": shorter_side(size)}
 
 
 def _sparsity_of(pattern: Pattern) -> float:

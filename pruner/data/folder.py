@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 
 from pruner.checks import ConfigError, convert, require
-from pruner.config import shorter_side
 from pruner.data import ImageData
 from pruner.data.imageset import (
     normalise,
@@ -30,6 +29,7 @@ from pruner.data.imageset import (
 )
 from pruner.data.paths import check_folder, pictures
 from pruner.data.pictures import UnreadablePicture, check, decode
+from pruner.following import shorter_side
 from pruner.processes import leads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -18,11 +18,12 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from pruner.checks import ConfigError
-from pruner.config import Choice, Config, shorter_side
+from pruner.config import Choice, Config
 from pruner.data import ImageData, folder, load
 from pruner.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from pruner.data.paths import check_folder, pictures
 from pruner.data.pictures import UnreadablePicture
+from pruner.following import shorter_side
 from pruner.job import execute
 from pruner.results.store import RunFolder
 

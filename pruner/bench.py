@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pruner.data
 import pruner.methods
 import pruner.models
 from pruner.checkpoint import Checkpoint, Saver
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, require
 from pruner.config import Config, expand
 from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
@@ -33,6 +34,11 @@ from pruner.training import Accuracy, Epoch, Trainer, evaluate
 from pruner.trial import units_that_can_go
 
 log = logging.getLogger(__name__)
+
+# How far the accuracy of weights in a file may fall short of what they are said to reach, in percentage points beside
+# what chance makes of the test images: another decoder or resampling costs tenths, another normalisation several.
+REMARKED, REFUSED = 1.0, 5.0
+NEAR_CHANCE = 0.1  # of the way from guessing to all images right
 
 
 @dataclass(frozen=True)
@@ -142,3 +148,30 @@ def dense_network(bench: Bench) -> Row:
         first(lambda: store.save(model.state_dict(), {**info, "format": FORMAT, **checkpoint.versions}))
         first(lambda: store.tidy(done=True))
         return info
+
+
+def check_loaded(bench: Bench, accuracy: float) -> None:
+    """Warns where weights from a file do not do, in percent, what they can: most likely they are fed in another way.
+
+    Raises ConfigError where they miss `model.expected_accuracy` by far, for what is pruned then is not what was meant.
+    """
+    options = bench.config.model.options
+    if options.get("weights") is None:
+        return
+    key, expected = "model.expected_accuracy", options.get("expected_accuracy")
+    look = "look at dataset.mean and std, the image size, the order of the labels, and residual shortcuts"
+    if expected is not None:
+        short = expected - accuracy - _noise(expected, len(bench.data.test))
+        found = f"the dense network reaches {accuracy:.2f}%; {look}"
+        require(short <= REFUSED, key, expected, found)
+        if short > REMARKED:
+            log.warning("%s=%s: %s", key, expected, found)
+    chance = 100 / bench.data.classes
+    if accuracy <= chance + NEAR_CHANCE * (100 - chance) + _noise(chance, len(bench.data.test)):
+        weights = options["weights"]
+        log.warning("model.weights=%s: %.2f%% is near chance, which is %.2f%%; %s", weights, accuracy, chance, look)
+
+
+def _noise(percent: float, images: int) -> float:
+    """By how much an accuracy measured on so many images may be off by chance: three standard errors."""
+    return 3 * math.sqrt(percent * (100 - percent) / images)

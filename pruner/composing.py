@@ -150,7 +150,7 @@ def composer(folders: Sequence[Path], name: str) -> Iterator[Composer]:
     store = ConfigStore.instance()
     store.repo.pop("model", None)  # what an earlier call in this process had stored
     for arch in torchvision_choices(folders):
-        node = {"name": "torchvision", "arch": arch, "weights": None}
+        node = {"name": "torchvision", "arch": arch, "weights": None, "expected_accuracy": None}
         store.store(name=arch, node=node, group="model", provider="pruner")
     try:
         yield Composer(Hydra.create_main_hydra2("pruner", path), name)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from pruner.checks import build, one_of, require
+from pruner.following import with_resize
 
 GRANULARITIES = ("weight", "kernel", "block", "nm", "filter", "head")
 SCOPES = ("global", "layer", "row", "erk", "custom")
@@ -27,11 +28,21 @@ OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
 INCIDENTAL = (
     "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
-    "dataset.options.workers",
+    "dataset.options.workers", "model.options.expected_accuracy",
 )  # fmt: skip
-# Methods' options that are younger than runs still compared, with the values that those runs had without naming them:
-# so said or not said, it is the same run.
-LATER: dict[str, dict[str, Any]] = {"spartan": {"revive": True}}
+# Options of built-in choices that are younger than runs still compared, with the values that those runs had without
+# naming them: so said or not said, it is the same run. By group and name.
+LATER: dict[str, dict[str, dict[str, Any]]] = {
+    "dataset": {
+        **{
+            name: {"mean": None, "std": None}
+            for name in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "synthetic")
+        },
+        "imagefolder": {"mean": None, "std": None, "crop_scale": None},
+    },
+    "model": {"torchvision": {"expected_accuracy": None}},
+    "method": {"spartan": {"revive": True}},
+}
 
 
 @dataclass(frozen=True)
@@ -241,9 +252,11 @@ class Config:
             for parent in parents:
                 inner = inner[parent]
             inner.pop(last, None)
-        for option, before in LATER.get(self.method.name, {}).items():
-            if values["method"]["options"].get(option) == before:
-                del values["method"]["options"][option]
+        for group, choices in LATER.items():
+            options = values[group]["options"]
+            for option, before in choices.get(values[group]["name"], {}).items():
+                if options.get(option, before) == before:
+                    options.pop(option, None)
         return values
 
     def dense_identity(self) -> dict[str, Any]:
@@ -265,6 +278,9 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """A checked Config. Raises ConfigError with one line on the first thing that is wrong."""
     if values.get("sparsity", 0) is None and values.get("nm") is not None:  # the pattern says it
         values = {**values, "sparsity": _sparsity_of(build(Pattern, values["nm"], "nm"))}
+    dataset = values.get("dataset")
+    if isinstance(dataset, Mapping) and dataset.get("name") == "imagefolder":  # the image's size says it
+        values = {**values, "dataset": {**dataset, "options": with_resize(dataset.get("options", {}))}}
     return build(Config, values)
 
 

@@ -72,6 +72,14 @@ def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str
     }
 
 
+def takes(factory: Callable[..., Any], name: str) -> bool:
+    """Whether `factory` has an argument of that name; False where its arguments cannot be told."""
+    try:
+        return name in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # `bind` says so
+        return False
+
+
 def _is_plain(kind: Any) -> bool:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return all(part is types.NoneType or _is_plain(part) for part in typing.get_args(kind))

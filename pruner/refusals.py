@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruner.checks import ConfigError, one_of, require
+from pruner.checks import ConfigError, convert, one_of, require
 from pruner.combinations import check_combination
 from pruner.config import Choice, Config, expand
 from pruner.data.paths import check_folder
@@ -38,8 +38,18 @@ def check(config: Config) -> None:
         check_folder(str(config.dataset.options.get("root", "")))
     if config.model.name == "torchvision":
         check_arch(config.model.options.get("arch"))
+    check_expected(config.model.options)
     check_device(config.device)
     check_place("output_dir", config.output_dir)
+
+
+def check_expected(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an accuracy that is no percentage, or that nothing is said to have."""
+    given, key = options.get("expected_accuracy"), "model.expected_accuracy"
+    if given is not None:
+        expected = convert(given, float, key)
+        require(1 < expected <= 100, key, given, "in percent, above 1 and at most 100, as in 76.1")
+        require(options.get("weights") is not None, key, given, "only with model.weights, which it is of")
 
 
 def check_score(method: Choice) -> None:

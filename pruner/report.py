@@ -51,7 +51,7 @@ def description(config: Config, data: ImageData, units: Units, hard: Tensor) -> 
         "label": choice.label,
         "name": choice.name,
         # Pretrained weights are not fetched again to be overwritten.
-        "options": {key: value for key, value in choice.options.items() if key != "weights"},
+        "options": {key: value for key, value in choice.options.items() if key not in ("weights", "expected_accuracy")},
         "shape": list(data.shape),
         "classes": data.classes,
         "labels": list(data.labels),

@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from pruner.bench import Bench, dense_network, prepare
+from pruner.bench import Bench, check_loaded, dense_network, prepare
 from pruner.checks import ConfigError
 from pruner.diary import Diary
 from pruner.latency import latencies
@@ -51,6 +51,7 @@ def run(bench: Bench, folder: RunFolder) -> Row:
     first(lambda: folder.tidy(done=False))
     first(lambda: folder.write_config(bench.config.to_dict()))
     dense = dense_network(bench)
+    check_loaded(bench, dense["accuracy"])
     diary = Diary(bench, folder)
     network = bench.network()
     pruned = None if diary.phase == "finetune" else prune(bench, network, diary)

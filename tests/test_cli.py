@@ -313,7 +313,8 @@ BUILTIN = {"dataset": data.BUILTIN, "model": models.BUILTIN, "method": methods.B
 
 @pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] in BUILTIN])
 def test_a_choice_spells_out_what_its_class_takes(group: str, name: str) -> None:
-    written = set(mapping((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))) - {"name", "validation"}
+    of_all = {"name", "validation", "mean", "std", "expected_accuracy"}
+    written = set(mapping((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))) - of_all
     by_the_program = {"dataset": {"data_dir", "device"}, "model": {"shape", "classes"}, "method": {"setup"}}
     named = mapping((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))["name"]
     taken = set(inspect.signature(resolve(group, named, BUILTIN[group])).parameters)
@@ -358,7 +359,7 @@ def test_the_status_of_a_run_is_the_exit_status(runs: list[Config], capsys: pyte
 def test_torchvision_models_are_choices_by_name(name: str, runs: list[Config]) -> None:
     assert main([f"model={name}"]) == 0
     assert (runs[0].model.label, runs[0].model.name) == (name, "torchvision")
-    assert runs[0].model.options == {"arch": name, "weights": None}
+    assert runs[0].model.options == {"arch": name, "weights": None, "expected_accuracy": None}
 
 
 def test_our_vgg16_is_not_torchvisions(runs: list[Config]) -> None:
@@ -477,7 +478,7 @@ def test_a_users_choices_and_modules(mine: Path, runs: list[Config]) -> None:
     child = "from coins_of_mine import Coin; print(Coin.__name__)"
     assert python(child).stdout == "Coin\n"
     assert main(["model=resnet50"]) == 0
-    assert runs[1].model.options == {"arch": "resnet50", "weights": None}
+    assert runs[1].model.options == {"arch": "resnet50", "weights": None, "expected_accuracy": None}
 
 
 def test_a_users_choices_are_swept_named_and_shown(

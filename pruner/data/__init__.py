@@ -13,14 +13,14 @@ The keyword arguments other than `data_dir` and `device` are the keys that its Y
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pruner.checks import ConfigError, convert, require
 from pruner.config import Choice, expand
-from pruner.options import bind, resolve
+from pruner.options import bind, resolve, takes
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,15 @@ class ImageSet(Protocol):
         ...
 
 
+@runtime_checkable
+class Normalisable(Protocol):
+    """What an ImageSet can do beside for `dataset.mean` and `dataset.std`."""
+
+    def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
+        """The same images with another mean and deviation per channel, for pixels from 0 to 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A dataset. `mean` and `std` are per channel, for pixels from 0 to 1; `labels` are the class names."""
@@ -106,8 +115,9 @@ class ImageData:
 def load(choice: Choice, data_dir: str, device: torch.device | str) -> ImageData:
     """The dataset that `choice` names, on `device`; files are looked for, and kept, in `data_dir`.
 
-    Every dataset takes the option `validation`: above 0, that share of the training images is held out and
-    stands in for the test images, so that settings can be tuned without a look at the test set.
+    Every dataset takes the options `mean` and `std`, for networks that were trained on images normalised in another
+    way than the set's own; and `validation`: above 0, that share of the training images is held out and stands in for
+    the test images, so that settings can be tuned without a look at the test set.
     Raises ConfigError for an unknown name, a wrong option, and files that are missing or wrong.
     """
     import torch
@@ -116,10 +126,34 @@ def load(choice: Choice, data_dir: str, device: torch.device | str) -> ImageData
     options = dict(choice.options)
     validation = convert(options.pop("validation", 0.0), float, "dataset.validation")
     require(0 <= validation < 1, "dataset.validation", validation, "at least 0 and below 1")
+    given = {key: options.pop(key, None) for key in ("mean", "std") if not takes(factory, key)}
     options = bind("dataset", choice.label, factory, options, ("data_dir", "device"))
     data = factory(data_dir=Path(expand(data_dir)), device=torch.device(device), **options)
     require(isinstance(data, ImageData), "dataset", choice.name, f"gives {type(data).__name__}, expected ImageData")
+    if any(values is not None for values in given.values()):
+        data = _normalised(data, given)
     return _hold_out(data, validation) if validation else data
+
+
+def _normalised(data: ImageData, given: Mapping[str, Any]) -> ImageData:
+    """`data` with the `mean` and `std` that are given, each None for its own."""
+    used = {"mean": data.mean, "std": data.std}
+    for key, values in given.items():
+        if values is None:
+            continue
+        numbers = convert(values, tuple[float, ...], f"dataset.{key}")
+        for_each = f"expected a number for each of {len(used[key])} channels, for pixels from 0 to 1"
+        inside = all(0 <= number <= 1 and (number > 0 or key == "mean") for number in numbers)
+        require(len(numbers) == len(used[key]) and inside, f"dataset.{key}", values, for_each)
+        used[key] = numbers
+    train, test = (_fed(part, used["mean"], used["std"]) for part in (data.train, data.test))
+    return ImageData(data.name, data.classes, data.labels, used["mean"], used["std"], train, test)
+
+
+def _fed(images: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
+    if not isinstance(images, Normalisable):
+        raise ConfigError(f"dataset.mean, dataset.std: {type(images).__name__} has no method normalised(mean, std)")
+    return images.normalised(mean, std)
 
 
 def _hold_out(data: ImageData, share: float) -> ImageData:

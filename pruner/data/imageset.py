@@ -165,6 +165,10 @@ class TensorSet:
         rest, held_out = (chosen[part].to(self.labels.device) for part in parts)
         return replace(self, chosen=rest), replace(self, chosen=held_out)
 
+    def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> TensorSet:
+        device = self.labels.device
+        return replace(self, mean=per_channel(mean, device), std=per_channel(std, device))
+
 
 def tensor_data(
     name: str,

@@ -2,7 +2,8 @@
 
 A model is any callable `factory(shape=(channels, height, width), classes=N, **options)` that returns an
 `nn.Module` from images [batch, channels, height, width] to logits [batch, classes]; `options` are the other
-keys of its YAML file. A user's own model is named `package.module:Class`.
+keys of its YAML file, but for `expected_accuracy`, which is of weights in a file and checked where they are measured.
+A user's own model is named `package.module:Class`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def build(choice: Choice, shape: tuple[int, int, int], classes: int) -> nn.Modul
     from torch import nn  # here, so that help and wrong input are answered without it
 
     factory = resolve("model", choice.name, BUILTIN)
-    options = bind("model", choice.label, factory, choice.options, ("shape", "classes"))
+    options = {key: value for key, value in choice.options.items() if key != "expected_accuracy"}
+    options = bind("model", choice.label, factory, options, ("shape", "classes"))
     model = factory(shape=tuple(shape), classes=classes, **options)
     require(isinstance(model, nn.Module), "model", choice.name, f"gives a {type(model).__name__}, not an nn.Module")
     return model

@@ -24,7 +24,7 @@ def flat(config: Mapping[str, Any]) -> Settings:
     found: Settings = {}
     for key, value in config.items():
         if key in OPEN and isinstance(value, Mapping):
-            later = LATER.get(str(value.get("name")), {}) if key == "method" else {}
+            later = LATER[key].get(str(value.get("name")), {})
             value = {"name": value.get("name"), **later, **(value.get("options") or {})}
         found |= {key: value} if key == "ratios" else _flat(key, value)  # its keys are patterns, not words
     return found
@@ -118,7 +118,8 @@ def _choice(group: str, value: Any) -> tuple[str, Settings]:
     if group == "model" and value["name"] == "torchvision":
         arch = str(value["options"].get("arch"))
         if not arch.startswith(("vgg16", "vgg19")):
-            return arch, {"model.name": "torchvision", "model.arch": arch, "model.weights": None}
+            node = {"name": "torchvision", "arch": arch, "weights": None, "expected_accuracy": None}
+            return arch, _flat("model", node)
         return "torchvision", {}
     return str(value.get("label", value["name"])), {}
 

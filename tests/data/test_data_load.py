@@ -12,6 +12,7 @@ from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.data import BUILTIN, ImageData, load
 
+FOR_EACH = "expected a number for each of 1 channels, for pixels from 0 to 1"
 OWN = """
 from __future__ import annotations
 from pathlib import Path
@@ -30,6 +31,22 @@ def blobs(data_dir, device, size: int = 4, **rest):
 class Blobs(ImageData):
     def __init__(self, *, data_dir: Path, device: torch.device, size: int) -> None:
         super().__init__(**vars(blobs(data_dir, device, size)))
+
+
+def prepared(data_dir, device, mean: float = 0.5):
+    return blobs(data_dir, device, title=f"less {mean}")
+
+
+class Counted:
+    # An ImageSet of the user's own, as such were before they could be normalised in another way.
+    shape = (1, 4, 4)
+
+    def __len__(self):
+        return 2
+
+
+def counted(data_dir, device):
+    return ImageData("counted", 2, ("even", "odd"), (0.5,), (1.0,), Counted(), Counted())
 
 
 def homeless(device):
@@ -96,6 +113,12 @@ def test_a_builtin_with_options(tmp_path: Path) -> None:
         ("digits", {"validation": "some"}, "dataset.validation=some: expected a finite number"),
         ("digits", {"validation": 1.0}, "dataset.validation=1.0: at least 0 and below 1"),
         ("digits", {"validation": 1e-6}, "dataset.validation=1e-06: a share of 1e-06 of 1437 images"),
+        ("digits", {"mean": [0.5, 0.5]}, f"dataset.mean=[0.5, 0.5]: {FOR_EACH}"),
+        ("digits", {"mean": 0.5}, "dataset.mean=0.5: expected a list, such as [1,2]"),
+        ("digits", {"mean": [33.3]}, f"dataset.mean=[33.3]: {FOR_EACH}"),
+        ("digits", {"std": [0]}, f"dataset.std=[0]: {FOR_EACH}"),
+        ("digits", {"std": ["wide"]}, "dataset.std=wide: expected a finite number"),
+        ("digits", {"crop_scale": [0.5, 1]}, "dataset.crop_scale=[0.5, 1]: no such key"),
         ("synthetic", {"classes": 1}, "dataset.classes=1: 2 to 256"),
         ("synthetic", {"test_size": 0}, "dataset.test_size=0: 1 or more"),
         ("synthetic", {"image_size": 0}, "dataset.image_size=0: 1 or more"),
@@ -118,6 +141,26 @@ def test_validation_stands_in_for_the_test_images(tmp_path: Path) -> None:
     assert sorted(pictures(tuning.train) + pictures(tuning.test)) == sorted(pictures(whole.train))
     again = get("digits", tmp_path, validation=0.2)
     assert pictures(again.test) == pictures(tuning.test)
+
+
+def test_images_are_fed_as_weights_were_trained(tmp_path: Path) -> None:
+    """Pixels less dataset.mean, over dataset.std, in all parts of a set, whatever is held out of it."""
+    own = get("digits", tmp_path)
+    data = get("digits", tmp_path, mean=[0.25], std=[0.5], validation=0.2)
+    assert (data.mean, data.std) == ((0.25,), (0.5,))
+    pixels = torch.cat([images for images, _ in own.train.batches(500)]) * own.std[0] + own.mean[0]
+    expected = ((255 * pixels).round() - 255 * 0.25) / (255 * 0.5)
+    found = torch.cat([images for part in (data.train, data.test) for images, _ in part.batches(500)])
+    assert torch.equal(found.flatten(1).sort(0)[0], expected.flatten(1).sort(0)[0])
+    assert get("digits", tmp_path, std=[1.0]).mean == own.mean  # each of the two by itself
+
+
+def test_a_users_set_is_normalised_too(tmp_path: Path, own_module: str) -> None:
+    assert get(f"{own_module}:blobs", tmp_path, mean=[0.0], std=[1]).std == (1.0,)
+    assert get(f"{own_module}:Blobs", tmp_path, size=3, mean=[0.5]).mean == (0.5,)
+    assert get(f"{own_module}:prepared", tmp_path, mean=0.1).name == "less 0.1"  # a key of its own goes first
+    expected = "dataset.mean, dataset.std: Counted has no method normalised(mean, std)"
+    assert message(f"{own_module}:counted", tmp_path, mean=[0.5]) == expected
 
 
 def test_a_users_function_and_class(tmp_path: Path, own_module: str) -> None:

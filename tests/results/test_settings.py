@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pruner.config import from_dict
 from pruner.results.compare import main
 from pruner.results.remarks import remarks
 from pruner.results.settings import as_word, command, differences, flat
@@ -37,6 +38,8 @@ from tests.results.made_rows import run
         ["method=spartan", "granularity=kernel", "method.revive=true"],
         ["method=spartan", "granularity=kernel", "~method.revive"],
         ["data_dir='/data/over there'", "output_dir=elsewhere", "model.width=8"],
+        ["dataset.mean=[0.5]", "dataset.std=[0.25]", "model=resnet20"],
+        ["dataset=synthetic", "model=resnet18", "model.weights=default", "model.expected_accuracy=69.8"],
     ],
 )
 def test_the_command_gives_the_same_run(composed, words):
@@ -56,6 +59,50 @@ def test_an_option_that_came_later_leaves_the_names_of_older_runs(composed):
     assert older.run_id == same.run_id != other.run_id
     assert older.dense_id == other.dense_id
     assert flat(older.to_dict()) == flat(same.to_dict())  # so tables put them into one line
+
+
+def without(config, group, *keys):
+    """`config` as of a time, or of a file of one's own, that has no such options."""
+    values = config.to_dict()
+    for key in keys:
+        del values[group]["options"][key]
+    return from_dict(values)
+
+
+def test_keys_of_images_and_weights_leave_the_names_of_older_runs(composed, tmp_path):
+    """How images are normalised is part of a run only where it is said; what weights are said to reach never is."""
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+    folder = ["dataset=imagefolder", f"dataset.root={tmp_path}", "model=resnet18", "model.weights=default"]
+    for words, young in (
+        (["dataset=digits"], {"mean": "[0.5]", "std": "[0.5]"}),
+        (folder, {"mean": "[0.5,0.5,0.5]", "std": "[0.5,0.5,0.5]", "crop_scale": "[0.2,1]"}),
+    ):
+        now = composed(*words)
+        older = without(now, "dataset", *young)
+        assert (older.run_id, older.dense_id) == (now.run_id, now.dense_id)
+        assert flat(older.to_dict()) == flat(now.to_dict())
+        for key, value in young.items():
+            other = composed(*words, f"dataset.{key}={value}")
+            assert other.run_id != now.run_id and other.dense_id != now.dense_id
+    now = composed(*folder)
+    assert without(now, "model", "expected_accuracy").run_id == now.run_id
+    assert composed(*folder, "model.expected_accuracy=69.8").run_id == now.run_id
+    assert now.to_dict()["dataset"]["options"]["resize"] == 256
+
+
+def test_what_follows_the_images_size_is_part_of_the_run(composed, tmp_path):
+    """dataset.resize was 256 for images of any size; such runs keep their names, and the same words have another."""
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+    words = ["dataset=imagefolder", f"dataset.root={tmp_path}", "threads=1"]
+    fixed, follows, said = (composed(*words, "dataset.image_size=64", f"dataset.resize={n}") for n in (256, "null", 73))
+    assert fixed.dataset.options["resize"] == 256
+    assert follows.run_id == said.run_id != fixed.run_id
+    assert composed(*words, "dataset.resize=256").run_id == composed(*words).run_id
+    # The id of older runs of a file of one's own that has no such key, which were of 224 and 256.
+    assert "resize" not in without(composed(*words), "dataset", "resize").dataset.options
+    assert without(follows, "dataset", "resize").run_id == follows.run_id
 
 
 def test_a_recipe_of_another_name_is_spelled_out(composed):

@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(Path(expand(self.config.output_dir)) / self.config.run_id)
+        return RunFolder(Path(expand(self.config.output_dir)) / self.config.run_id, self.config.run_id)
 
     @property
     def dense(self) -> DenseStore:

@@ -41,6 +41,7 @@ class Checkpoint:
     def __init__(self, folder: Path):
         self.folder = folder
         self.path = folder / "state.pt"
+        self._of = folder.parent.name  # of the run or the dense network
         self.versions = versions()  # each of one version, or of several: "2.6.0, 2.7.1"
 
     def save(self, state: dict[str, Any]) -> None:
@@ -49,14 +50,14 @@ class Checkpoint:
         Raises OSError when that fails, also when the run's own folder is gone; what was saved before is still there.
         """
         stream = io.BytesIO()
-        torch.save({**state, "format": FORMAT, "versions": self.versions}, stream)
+        torch.save({**state, "format": FORMAT, "versions": self.versions, "of": self._of}, stream)
         self.folder.mkdir(exist_ok=True)
         write_atomically(self.path, stream.getvalue())
 
     def load(self) -> dict[str, Any]:
         """The state that was saved last, to the bit, tensors on the CPU; empty when there is none.
 
-        Raises ConfigError that names the file when it is damaged, or of another format.
+        Raises ConfigError that names the file when it is damaged, of another format, or of another run.
         """
         return first(self._load)
 
@@ -81,6 +82,8 @@ class Checkpoint:
                 f"{self.path}: of format {found}, and pruner {__version__} reads format {FORMAT}; "
                 f"go on with the pruner that wrote it, or {REMEDY}"
             )
+        if (of := state.pop("of", self._of)) != self._of:
+            raise ConfigError(one_line(f"{self.path}: is of {of}, not of {self._of}; {REMEDY}"))
         for name, now in versions().items():
             earlier = before[name].split(", ")
             if earlier[-1] != now:

@@ -28,7 +28,7 @@ def execute(config: Config, cell: str = "", wait: bool = True) -> int:
     run that another process works on is left alone: LATER.
     Raises ConfigError, with nothing written, for what can be refused before any work.
     """
-    folder = RunFolder(Path(expand(config.output_dir)) / config.run_id)
+    folder = RunFolder(Path(expand(config.output_dir)) / config.run_id, config.run_id)
     row = first(folder.finished)
     before = row is not None
     if row is not None:

@@ -19,7 +19,7 @@ from pruner.models import build
 from pruner.packing import unpack
 from pruner.removal import cut, first
 from pruner.results.row import one_line
-from pruner.results.tensors import check_fit, read_json, read_tensors, write_json, write_tensors
+from pruner.results.tensors import check_fit, read_sealed, read_tensors, write_sealed, write_tensors
 
 NEEDED = ("label", "name", "options", "shape", "classes")
 
@@ -31,8 +31,8 @@ def save_model(folder: str | Path, tensors: Mapping[str, Tensor], architecture: 
     shape [channels, height, width] and classes, and understands widths (of `removal.widths_of`) and packing (what
     `packing.pack` gave beside the tensors); other keys are kept as they are.
     """
-    write_tensors(Path(folder) / "model.safetensors", tensors)
-    write_json(Path(folder) / "model.json", architecture)
+    digests = write_tensors(Path(folder) / "model.safetensors", tensors)
+    write_sealed(Path(folder) / "model.json", architecture, digests)
 
 
 def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, dict[str, Any]]:
@@ -41,11 +41,11 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     The network takes [n, channels, height, width] float images and gives [n, classes] logits. A model.json may name a
     class outside of pruner, which is imported and run: with `own_code` you say that you trust it.
 
-    Raises ConfigError, one line that names the file, when one is missing, damaged, or does not fit the other.
+    Raises ConfigError, one line that names the file, when one is missing, damaged, or does not belong to the other.
     """
     description, path = Path(folder) / "model.json", Path(folder) / "model.safetensors"
-    architecture = read_json(description)
-    tensors = read_tensors(path)
+    architecture, digests = read_sealed(description)
+    tensors = read_tensors(path, digests)
     try:
         model = _build(architecture, own_code)
     except ConfigError as error:

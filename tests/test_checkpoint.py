@@ -53,6 +53,18 @@ def test_a_state_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytes
         Checkpoint(tmp_path).load()
 
 
+def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    one, other = (Checkpoint(tmp_path / name / "checkpoint") for name in ("one", "other"))
+    one.save({"phase": "prune"})
+    other.folder.mkdir()
+    other.path.write_bytes(one.path.read_bytes())
+    with pytest.raises(ConfigError, match=r"other/checkpoint/state\.pt: is of one, not of other; delete it to start"):
+        other.load()
+    assert one.load() == {"phase": "prune"}
+
+
 def test_another_version_goes_on_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

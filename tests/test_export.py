@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from pruner.export.formats import ABOUT, FORMATS, OPSET
 from pruner.export.shipped import shipped
 from pruner.networks import load_model
 from pruner.results.store import RunFolder
+from pruner.results.tensors import read_sealed, write_sealed
 from pruner.sparsity.layers import count_macs
+from tests.exporting import refusal
 
 Make = Callable[..., Config]
 Finish = Callable[[Config], RunFolder]
@@ -189,18 +193,13 @@ def test_models_of_a_users_own_need_a_word(run: RunFolder, refused: Callable[...
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def call(*words: str) -> str:
-        assert main(words) == 2
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith("pruner-export: ")
-        return said.err
-
-    return call
+    return partial(refusal, capsys)
 
 
 def change(run: RunFolder, file: str, key: str, value: Any) -> None:
-    path = run.path / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    """As whoever makes such a file on purpose."""
+    values, digests = read_sealed(run.path / file)
+    write_sealed(run.path / file, values | {key: value}, digests or {})
 
 
 def test_what_cannot_be_exported(run: RunFolder, tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -230,6 +229,22 @@ def test_a_damaged_description(run: RunFolder, key: str, value: Any, said: str, 
     assert said in refused(str(run.path))
 
 
+def test_the_network_of_another_run_is_not_exported(
+    run: RunFolder, finish: Finish, tiny_config: Make, refused: Callable[..., str]
+) -> None:
+    other = finish(tiny_config(granularity="filter", seed=1))
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(other.path / name, run.path / name)
+    assert f"{run.path}: model.json is of another run than result.csv" in refused(str(run.path))
+
+
+def test_a_flipped_bit_is_not_exported(run: RunFolder, refused: Callable[..., str]) -> None:
+    data = bytearray(run.model.read_bytes())
+    data[-1] ^= 1
+    run.model.write_bytes(data)
+    assert refused(str(run.path)).startswith(f"pruner-export: {run.model}: not the file that")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "empty"])
 def test_a_damaged_network(run: RunFolder, damage: str, refused: Callable[..., str]) -> None:
     if damage == "pickle":
@@ -256,7 +271,9 @@ def test_onnx_is_an_extra(run: RunFolder, refused: Callable[..., str], monkeypat
 
 
 def test_an_own_data_set_needs_a_word(run: RunFolder, refused: Callable[..., str]) -> None:
-    values = run.read_config()
+    values, row = run.read_config(), run.finished()
     values["dataset"]["name"] = "somewhere:Images"
     run.write_config(values)
+    assert row is not None
+    run.write_result(row)
     assert "say --own-code to run it" in refused(str(run.path), "--test")

@@ -91,6 +91,48 @@ def test_a_damaged_file_is_named(tiny, tmp_path, name, damage):
     assert refusal(tmp_path).startswith(f"{path}: cannot be read")
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_flipped_bits_are_noticed(tiny, tmp_path, name):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    path, expected = tmp_path / name, tiny.state_dict()
+    good = path.read_bytes()
+    for place in range(0, len(good), 7):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            model, architecture = load_model(tmp_path, own_code=True)
+        except ConfigError as error:
+            assert "model.json" in str(error) or "model.safetensors" in str(error)
+        else:  # blanks between words, or the name of the seal
+            assert name == "model.json" and architecture.items() >= ARCHITECTURE.items()
+            assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+
+
+def test_tensors_beside_an_older_description_are_noticed(tiny, tmp_path, monkeypatch):
+    """As a writer leaves them that is killed between the two."""
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    with monkeypatch.context() as patch:
+        patch.setattr("pruner.networks.write_sealed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            save_model(tmp_path, {name: tensor + 1 for name, tensor in tiny.state_dict().items()}, ARCHITECTURE)
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'model.safetensors'}: not the file that the JSON beside it was")
+
+
+def test_a_network_of_before_there_were_digests_is_loaded_with_a_warning(tiny, tmp_path, caplog):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    (tmp_path / "model.json").write_text(json.dumps(ARCHITECTURE))
+    model, architecture = load_model(tmp_path, own_code=True)
+    assert architecture == ARCHITECTURE
+    assert all(torch.equal(tensor, tiny.state_dict()[name]) for name, tensor in model.state_dict().items())
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'model.safetensors'}: has no SHA-256 digest")
+
+
+def test_a_seal_that_is_none_is_named(tiny, tmp_path):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
+    (tmp_path / "model.json").write_text(json.dumps(ARCHITECTURE | {"sha256": ["model.json"]}))
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'model.json'}: not as it was written")
+
+
 def test_tensors_that_do_not_fit_are_named(tiny, tmp_path):
     state = tiny.state_dict()
     save_model(tmp_path / "wide", state, ARCHITECTURE | {"options": {"width": 6}})

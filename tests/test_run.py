@@ -106,7 +106,7 @@ def test_a_runs_folder_holds_what_the_contract_says(
     files = {path.name for path in folder.path.iterdir()}
     assert files == {
         "config.yaml", "result.csv", "epochs.csv", "layers.csv", "ratios.csv", "masks.csv",
-        "model.safetensors", "model.json", "run.log",
+        "model.safetensors", "model.json", "digests.json", "run.log",
     }  # fmt: skip
     assert folder.read_config() == config.to_dict()
     epochs = folder.read_epochs()

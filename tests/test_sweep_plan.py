@@ -46,7 +46,7 @@ def test_a_plan_tells_what_is_done_failed_shared_and_measured(
     before = capsys.readouterr().out
     runs = [Path(line.split()[-1]) for line in before.splitlines() if "[" in line]
     failed = RunFolder(runs[4])
-    failed.write_result({"status": "failed", "error": "no luck", "run_id": "x"})
+    failed.write_result({"status": "failed", "error": "no luck", "run_id": "/".join(runs[4].parts[-2:])})
     RunFolder(runs[3]).write_config({})
     with RunFolder(runs[5]).lock():
         assert main([*words, "--plan"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.checks import ConfigError
+from pruner.export.placing import moved, place, staged
 from pruner.results.row import one_line
 
 if TYPE_CHECKING:
@@ -54,24 +55,19 @@ def _export(given: argparse.Namespace) -> int:
     from pruner.export.shipped import shipped
 
     network = shipped(given.run, given.own_code)
-    folder = Path(given.output) if given.output else Path(given.run) / "export"
-    if folder.resolve() == Path(given.run).resolve():
-        raise ConfigError(f"--output {given.output}: the run's own folder, whose model would be lost")
+    folder = place(Path(given.run), given.output)
     test = _test_images(given) if given.test else None
-    written = FORMATS[given.format](network, folder)
-    try:
+    with staged(folder) as stage:
+        written = FORMATS[given.format](network, stage)
         difference = network.difference(written.predict)
-    except ConfigError:
-        for path in written.paths:
-            path.unlink()
-        raise
+        paths = moved(written.paths, folder)
     for kind, name in (("params", "parameters"), ("macs", "multiply-adds")):
         total, kept = network.row[f"{kind}_total"], network.provenance()[kind]
         print(f"{name + ':':15} {total:,} before, {kept:,} in the file ({total / kept:.2f}x fewer)")
     print(f"{'largest error:':15} {difference:.1e} of the largest output, on images of noise")
     print(f"{'size:':15} {written.size}")
     as_good = test is None or _same_accuracy(network, written.predict, test)
-    for path in written.paths:
+    for path in paths:
         print(f"wrote {path}")
     return 0 if as_good else 1
 

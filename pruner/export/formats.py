@@ -35,7 +35,8 @@ Predict = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Written:
-    """Files of one format, what they hold as a function from images to logits, and a line on their size."""
+    """Files of one format, in the order in which they were written; what they hold as a function from images to
+    logits; and a line on their size."""
 
     paths: tuple[Path, ...]
     predict: Predict

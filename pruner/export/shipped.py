@@ -80,8 +80,8 @@ class Shipped:
 def shipped(folder: str | Path, own_code: bool = False) -> Shipped:
     """The network of a finished run without the channels and heads that its masks took.
 
-    Raises ConfigError, one line, when the folder holds no finished run or a damaged one, when its model.json is of an
-    older version, when nothing is left of a layer, or when the two networks do not agree.
+    Raises ConfigError, one line, when the folder holds no finished run or a damaged one, when its model.json is of
+    another run or an older version, when nothing is left of a layer, or when the two networks do not agree.
     """
     run = RunFolder(folder)
     row = run.finished()
@@ -89,6 +89,9 @@ def shipped(folder: str | Path, own_code: bool = False) -> Shipped:
         raise ConfigError(f"{folder}: no finished run here (result.csv with status done)")
     whole, architecture = load_model(folder, own_code)
     left, tiles = _masks(architecture, Path(folder) / "model.json")
+    of = architecture["run"]
+    if not isinstance(of, dict) or of.get("run_id") != row["run_id"]:
+        raise ConfigError(one_line(f"{folder}: model.json is of another run than result.csv, {row['run_id']}"))
     model = without(whole, left)
     one = Shipped(model, whole, row, architecture, widths_of(whole, left), tiles)
     try:

@@ -74,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             for line in comparison.gathered.unreadable:
                 print(f"pruner-compare: warning: {line}", file=sys.stderr)
+            if old := comparison.gathered.unsealed:
+                said = f"{old[0]}: no digests.json beside it, as older versions left it: damage goes unnoticed"
+                more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+                print(f"pruner-compare: note: {said}{more}", file=sys.stderr)
     except ConfigError as error:
         print(f"pruner-compare: {one_line(error)}", file=sys.stderr)
         return 2
@@ -116,9 +120,12 @@ def _compare(given: argparse.Namespace) -> Comparison:
     """Reads and computes all that was asked for. Raises ConfigError."""
     layout = Layout(_keys(given.rows), _keys(given.cols), given.value)
     references = read_references(BUILT_IN) + (read_references(given.references) if given.references else [])
-    gathered = gather(result_files(given.dirs))
+    files, closed = result_files(given.dirs)
+    gathered = gather(files)
+    gathered.unreadable += closed
     if not gathered.rows and not gathered.unreadable:
         raise ConfigError(f"no result.csv below {', '.join(given.dirs)}")
+    left_out = [f"left out: {line}" for line in gathered.unreadable]  # of which table they are is not known
     found = len(gathered.rows)
     gathered.rows = chosen(gathered.rows, given.filter)
     if found and not gathered.rows:
@@ -136,7 +143,8 @@ def _compare(given: argparse.Namespace) -> Comparison:
             for row, text in zip(runs, said, strict=True):
                 row["options"] = text or None
     built = tables(gathered.rows, layout, given.baseline, references)
-    return Comparison(layout, given.baseline, built, [remarks(t, settings) for t in built], gathered, configs)
+    notes = [remarks(table, settings) + left_out for table in built]
+    return Comparison(layout, given.baseline, built, notes, gathered, configs)
 
 
 def _write(given: argparse.Namespace, comparison: Comparison) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.checks import ConfigError
 from pruner.results.looks import Look, looks
 from pruner.results.plots import Axis, Histogram, Line, draw_histograms, draw_lines
-from pruner.results.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, Row, read_rows
+from pruner.results.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, Row
 from pruner.results.spread import spread
 from pruner.results.tables import Cell, Key
 
@@ -132,10 +132,9 @@ def _files(comparison: Comparison, cell: Cell, name: str, columns: tuple[str, ..
     found = []
     for run in cell.runs:
         folder = comparison.gathered.folders.get(run["run_id"])
-        path = folder.path / f"{name}.csv" if folder else None
-        if path is not None and path.exists():
+        if folder is not None and (path := folder.path / f"{name}.csv").exists():
             try:
-                found.append(read_rows(path, columns))
+                found.append(folder.read_table(path, columns))
             except ConfigError as error:
                 comparison.gathered.unreadable.append(str(error))
     return [rows for rows in found if rows]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pruner.checks import ConfigError, one_of
-from pruner.results.row import COLUMNS, TEXT, Row, one_line, read_rows
+from pruner.results.row import COLUMNS, TEXT, Row, check_result, one_line, read_rows
 from pruner.results.store import RunFolder
+
+RESULT = "result.csv"
 
 
 @dataclass
 class Gathered:
     """`rows` of all runs, each once; `folders` of those whose own result.csv was read, by run_id; `unreadable` has one
-    line about each file that could not be used."""
+    line about each file that could not be used, `unsealed` the result.csv files of runs without digests."""
 
     rows: list[Row] = field(default_factory=list)
     folders: dict[str, RunFolder] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    unsealed: list[Path] = field(default_factory=list)
 
     def configs(self) -> dict[str, dict[str, Any]]:
         """The config.yaml of each run that has one, by run_id; a damaged one goes to `unreadable`."""
@@ -35,40 +39,61 @@ class Gathered:
         return found
 
 
-def result_files(places: Sequence[str]) -> list[Path]:
-    """The result.csv files below the folders in `places`, and the files in it. Raises ConfigError for a wrong one."""
+def result_files(places: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The result.csv files below the folders in `places`, and the files in it; a line for each folder that is closed.
+
+    Raises ConfigError for a wrong place.
+    """
     files: list[Path] = []
+    closed: list[str] = []
     for name in places:
         path = Path(name)
-        if not path.exists():
-            raise ConfigError(f"{name}: no such file or folder")
-        files += [path] if path.is_file() else sorted(path.rglob("result.csv"))
-    return list(dict.fromkeys(files))
+        try:
+            if not path.exists():
+                raise ConfigError(f"{name}: no such file or folder")
+        except OSError as error:
+            raise ConfigError(one_line(f"{name}: cannot be read ({error.strerror})")) from error
+        below = os.walk(path, onerror=lambda error: closed.append(one_line(error)))
+        files += [path] if path.is_file() else sorted(Path(at, RESULT) for at, _, names in below if RESULT in names)
+    return list(dict.fromkeys(files)), closed
 
 
 def gather(files: Iterable[Path]) -> Gathered:
     """The rows of all files, each run_id once.
 
-    Of one run's copies the first counts, but a done one before a failed one: the run was then repeated.
+    Of one run's copies the first counts, but a done one before a failed one: the run was then repeated. Copies that say
+    different things are named.
     """
-    rows: dict[object, Row] = {}
+    rows: dict[object, tuple[Path, Row]] = {}
     gathered = Gathered()
     for path in files:
+        folder = RunFolder(path.parent) if path.name == RESULT else None
         try:
             found = read_rows(path)
             for row in found:
-                _check(path, row)
+                check_result(path, row)
+            if folder is not None and not folder.digests.check(path):
+                gathered.unsealed.append(path)
         except (ConfigError, OSError) as error:
             gathered.unreadable.append(one_line(error))
             continue
         for number, row in enumerate(found):
             name = row["run_id"] or (path, number)
-            if name not in rows or (rows[name]["status"], row["status"]) == ("failed", "done"):
-                rows[name] = row
-            if row["run_id"] and path.name == "result.csv":
-                gathered.folders.setdefault(row["run_id"], RunFolder(path.parent))
-    gathered.rows = list(rows.values())
+            place, known = rows.setdefault(name, (path, row))
+            if (known["status"], row["status"]) == ("failed", "done"):
+                rows[name] = path, row
+            elif known is not row and _another(place, known, path, row):
+                gathered.unreadable.append(one_line(f"{path}: not counted, {place} has the run {name} too"))
+            if row["run_id"] and folder is not None:
+                gathered.folders.setdefault(row["run_id"], folder)
+    gathered.rows = [row for _, row in rows.values()]
     return gathered
+
+
+def _another(place: Path, known: Row, path: Path, row: Row) -> bool:
+    """Whether two rows of one run_id are no plain copies: of other numbers, or in the folder of another run."""
+    differ = known["status"] == row["status"] and known["accuracy"] != row["accuracy"]
+    return differ or (place.name == path.name == RESULT and place.parent.name != path.parent.name)
 
 
 def chosen(rows: Iterable[Row], filters: Sequence[str]) -> list[Row]:
@@ -98,15 +123,3 @@ def _among(value: str | float | None, values: Sequence[str | float | None]) -> b
     if isinstance(value, int | float):
         return any(isinstance(one, float) and math.isclose(value, one, rel_tol=1e-9) for one in values)
     return value in values
-
-
-def _check(path: Path, row: Mapping[str, Any]) -> None:
-    """A row that would spoil a mean is refused with its file."""
-    if row["status"] not in ("done", "failed"):
-        raise ConfigError(f"{path}: status={row['status']}: expected done or failed")
-    empty = [name for name in ("method", "sparsity", "accuracy") if row["status"] == "done" and row[name] is None]
-    if empty:
-        raise ConfigError(f"{path}: a run that is done has no {empty[0]}")
-    odd = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    if odd:
-        raise ConfigError(f"{path}: {odd[0]}={row[odd[0]]}: expected a finite number")

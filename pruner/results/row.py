@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +47,7 @@ LAYER_COLUMNS = names("""
 # Every other column holds numbers, and these, or what ends like this, whole ones.
 WHOLE = names("seed quant_bits size_bytes threads epoch count")
 WHOLE_ENDS = names("_total _kept _epochs")
+PERCENT = names("dense_accuracy soft_accuracy hard_accuracy accuracy accuracy_top5")
 TEXT = names("""
     status error method dataset model granularity scope budget device precision torch_version pruner_version commit
     run_id phase layer group
@@ -68,7 +70,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(hidden, path)
-        _sync_folder(path.parent)  # what is written next must not be there without this
+        sync_folder(path.parent)  # what is written next must not be there without this
     except BaseException as error:  # also Ctrl-C: nothing half-written stays; it goes on
         if isinstance(error, OSError) and error.errno is not None:
             error.filename, error.filename2 = str(path), None
@@ -77,7 +79,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the names in a folder as lasting as the files are."""
     if os.name != "posix":  # elsewhere folders cannot be opened
         return
@@ -89,7 +91,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes `rows` as CSV with a header of `columns`, atomically. A column that a row lacks is left empty.
+    """Writes `rows` as CSV with a header of `columns`, atomically. Raises what `as_csv` does, and OSError."""
+    write_atomically(path, as_csv(columns, rows))
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """`rows` as a CSV file with a header of `columns`. A column that a row lacks is left empty.
 
     Text is put on one line; True and False have no place in a table and are left empty like None. Raises
     KeyError for a column that is not among `columns`, TypeError for a value that is no number where one belongs.
@@ -102,12 +109,7 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping
         if unknown:
             raise KeyError(f"no such column: {', '.join(unknown)}")
         writer.writerow([_cell(name, row.get(name)) for name in columns])
-    write_atomically(path, text.getvalue().encode())
-
-
-def write_row(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Writes one run's result (COLUMNS) as `write_table` does."""
-    write_table(path, COLUMNS, [values])
+    return text.getvalue().encode()
 
 
 def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
@@ -134,6 +136,20 @@ def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
         return [{name: _value(name, cell) for name, cell in zip(header, line, strict=True)} for line in body]
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def check_result(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Raises ConfigError, one line that names the file, for a run's row (COLUMNS) that would spoil a mean."""
+    if row["status"] not in ("done", "failed"):
+        raise ConfigError(f"{path}: status={row['status']}: expected done or failed")
+    empty = [name for name in ("method", "sparsity", "accuracy") if row["status"] == "done" and row[name] is None]
+    if empty:
+        raise ConfigError(f"{path}: a run that is done has no {empty[0]}")
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}: {name}={value}: expected a finite number")
+        if name in PERCENT and value is not None and not 0 <= value <= 100:
+            raise ConfigError(f"{path}: {name}={value}: expected a number from 0 to 100")
 
 
 def one_line(text: object) -> str:

@@ -12,29 +12,32 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pruner.checks import ConfigError, plain, require
+from pruner.checks import LARGEST, ConfigError, plain, require
+from pruner.results.digests import Digests
 from pruner.results.locking import Held, locked
 from pruner.results.row import (
+    COLUMNS,
     EPOCH_COLUMNS,
     HALF_WRITTEN,
     LAYER_COLUMNS,
     MASK_COLUMNS,
     RATIO_COLUMNS,
     Row,
+    as_csv,
+    check_result,
     one_line,
     read_rows,
     write_atomically,
-    write_row,
     write_table,
 )
-from pruner.results.tensors import check_fit, read_json, read_tensors, write_json, write_tensors
+from pruner.results.tensors import check_fit, read_sealed, read_tensors, write_sealed, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,11 +126,16 @@ class Folder:
 
 
 class RunFolder(Folder):
-    """One run's folder. `result` is its done marker."""
+    """One run's folder. `result` is its done marker.
 
-    def __init__(self, path: str | Path) -> None:
+    run_id: whose row it is to have; None where any run's will do, as in a folder that was moved.
+    """
+
+    def __init__(self, path: str | Path, run_id: str | None = None) -> None:
         super().__init__(path)
+        self.run_id = run_id
         self.result = self.path / "result.csv"
+        self.digests = Digests(self.result)
         self.layers = self.path / "layers.csv"
         self.ratios = self.path / "ratios.csv"
         self.masks = self.path / "masks.csv"
@@ -136,15 +144,22 @@ class RunFolder(Folder):
     def finished(self) -> Row | None:
         """The run's row when it is done; None when it failed, is under way, or was never started.
 
-        A result.csv that cannot be read counts as not there: the run is done again.
+        A result.csv that is damaged counts as not there: the run is done again. Raises ConfigError as `row` does.
         """
         row = self.row()
         return row if row is not None and row["status"] == "done" else None
 
     def row(self) -> Row | None:
-        """The run's row, done or failed; None where there is none or a damaged one. ConfigError: out of reach."""
+        """The run's row, done or failed; None where there is none or a damaged one.
+
+        Raises ConfigError where it is out of reach, or of another run.
+        """
         try:
             rows = read_rows(self.result)
+            if len(rows) != 1:
+                raise ConfigError(f"{self.result}: has {len(rows)} rows, not one")
+            check_result(self.result, rows[0])
+            self.digests.check(self.result)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -152,7 +167,25 @@ class RunFolder(Folder):
         except ConfigError as error:
             log.warning("%s; running again", error)
             return None
-        return rows[0] if len(rows) == 1 else None
+        found = rows[0]["run_id"]
+        if self.run_id is not None and found != self.run_id:
+            raise ConfigError(f"{self.result}: is of the run {found}, not of {self.run_id}; delete it to run this one")
+        return rows[0]
+
+    def read_config(self) -> dict[str, Any]:
+        """As of any folder; a finished run's must be as it was written."""
+        values = super().read_config()
+        self.digests.check(self.config)
+        return values
+
+    def read_table(self, path: Path, columns: Sequence[str]) -> list[Row]:
+        """The rows of one of the run's tables. Raises ConfigError on a file that cannot be read or was changed."""
+        rows = read_rows(path, columns)
+        self.digests.check(path)
+        return rows
+
+    def read_epochs(self) -> list[Row]:
+        return self.read_table(self.epochs, EPOCH_COLUMNS) if self.epochs.exists() else []
 
     def write_layers(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one row for each prunable layer (LAYER_COLUMNS)."""
@@ -167,8 +200,10 @@ class RunFolder(Folder):
         write_table(self.masks, MASK_COLUMNS, rows)
 
     def write_result(self, values: Mapping[str, Any]) -> None:
-        """Writes the run's row (COLUMNS): the last thing a run does."""
-        write_row(self.result, values)
+        """Writes the run's row (COLUMNS): the last thing a run does, after the digests of its files."""
+        row = as_csv(COLUMNS, [values])
+        self.digests.write(row, done=values.get("status") == "done")
+        write_atomically(self.result, row)
 
 
 class DenseStore(Folder):
@@ -196,13 +231,17 @@ class DenseStore(Folder):
             return None
         remedy = f"delete {self.info} to train the dense network again"
         try:
-            info = read_json(self.info)
+            info, digests = read_sealed(self.info)
             if info.get("format", FORMAT) != FORMAT:
                 raise ConfigError(f"{self.info}: of format {info['format']}, and this pruner reads format {FORMAT}")
-            for key in ("accuracy", "seconds"):
-                number = isinstance(info.get(key), int | float) and not isinstance(info[key], bool)
-                require(number, f"{self.info}: {key}", info.get(key), "expected a number")
-            tensors = read_tensors(self.model)
+            name = info.pop("of", self.path.name)
+            if name != self.path.name:
+                raise ConfigError(f"{self.info}: is of {name}, not of {self.path.name}")
+            for key, most, allowed in (("accuracy", 100, "from 0 to 100"), ("seconds", LARGEST, "from 0 on")):
+                value = info.get(key)
+                number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+                require(number, f"{self.info}: {key}", value, f"expected a number {allowed}")
+            tensors = read_tensors(self.model, digests)
             try:
                 check_fit(tensors, tensors if like is None else like)
             except ConfigError as error:
@@ -213,8 +252,8 @@ class DenseStore(Folder):
 
     def save(self, state: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Keeps a trained network: its state dict, then the plain values `info` (accuracy, seconds, ...)."""
-        write_tensors(self.model, state)
-        write_json(self.info, info)
+        digests = write_tensors(self.model, state)
+        write_sealed(self.info, {**info, "of": self.path.name}, digests)
 
 
 def commit_of(package: str | Path = PACKAGE) -> str:

@@ -206,6 +206,7 @@ def test_a_config_of_a_strangers_run(kind: str, monkeypatch: pytest.MonkeyPatch)
     config.write_text(CONFIGS[kind])
     assert ask(WORDS).status == 0
     config.write_text(CONFIGS[kind])
+    (config.parent / "digests.json").unlink()  # as whoever means it
     answer = ask(["outputs", "--html", "page.html"], compare.main)
     assert (
         (answer.status == 1 and "config.yaml: cannot be read" in answer.err)

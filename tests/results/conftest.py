@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pruner.results.row import Row, write_row
+from pruner.results.row import Row
+from pruner.results.store import RunFolder
 
 
 @pytest.fixture
@@ -15,6 +16,6 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
     def put(*rows: Row, below: str = "outputs") -> None:
         for index, row in enumerate(rows):
-            write_row(tmp_path / below / "digits-resnet20" / f"run{index}" / "result.csv", row)
+            RunFolder(tmp_path / below / "digits-resnet20" / f"run{index}").write_result(row)
 
     return put

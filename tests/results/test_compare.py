@@ -1,6 +1,8 @@
 """The command over many runs: hand-computed cells, honest remarks, and no row lost or counted twice."""
 
 import csv
+import errno
+import os
 
 import pytest
 
@@ -9,6 +11,7 @@ from pruner.results.gather import gather
 from pruner.results.remarks import caption, remarks
 from pruner.results.render import LONG_COLUMNS
 from pruner.results.row import COLUMNS, write_table
+from pruner.results.store import RunFolder
 from pruner.results.tables import tables
 from tests.results.made_rows import run
 
@@ -137,6 +140,8 @@ def test_only_failures(outputs, capsys):
         lambda good: good.replace(b"done", b"perhaps"),
         lambda good: good.replace(b",80.0,", b",,"),
         lambda good: good.replace(b",80.0,", b",nan,"),
+        lambda good: good.replace(b",80.0,", b",250.0,"),
+        lambda good: good.replace(b",80.0,", b",90.0,"),
         lambda good: b"",
     ],
 )
@@ -149,6 +154,49 @@ def test_a_damaged_row_is_named_and_the_others_go_on(outputs, tmp_path, capsys, 
     assert said.err.startswith("pruner-compare: warning: outputs/digits-resnet20/run0/result.csv: ")
     assert said.err.count("\n") == 1
     assert "82.00 (1)" in said.out
+
+
+def test_what_is_left_out_is_said_beside_every_mean(outputs, tmp_path, capsys):
+    """A table travels without what the console said."""
+    outputs(run(), run(seed=1, accuracy=82.0), run(seed=2, scope="layer"))
+    path = "outputs/digits-resnet20/run0/result.csv"
+    (tmp_path / path).write_text("status,accuracy\ndone,99.0\n")  # of another version
+    assert main(["--output", "t", "--html", "page.html"]) == 1
+    assert capsys.readouterr().out.count(f"left out: {path}: other columns than expected") == 2
+    for name in ("t.md", "t.tex", "page.html"):
+        assert (tmp_path / name).read_text(encoding="utf-8").count("left out: ") == 2, name
+
+
+def test_a_closed_folder_is_named(outputs, tmp_path, capsys, monkeypatch):
+    outputs(run(), run(seed=1, accuracy=82.0))
+    scan = os.scandir
+
+    def closed(path):
+        if str(path).endswith("run0"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert main([]) == 1
+    said = capsys.readouterr()
+    assert "82.00 (1)" in said.out and "left out: " in said.out
+    assert "Permission denied: 'outputs/digits-resnet20/run0'" in said.err and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "accuracy", "counted"),
+    [("outputs/digits-resnet20/run1", 80.0, False), ("copy/run0", 81.0, False), ("copy/run0", 80.0, True)],
+)
+def test_copies_that_say_different_things_are_named(outputs, tmp_path, capsys, folder, accuracy, counted):
+    """A row in the folder of another run, and two accuracies of one run; a plain copy of a folder is none of these."""
+    outputs(run())
+    RunFolder(tmp_path / folder).write_result(run(accuracy=accuracy))
+    assert main(["outputs", str(tmp_path)]) == (0 if counted else 1)
+    said = capsys.readouterr()
+    assert "80.00 (1)" in said.out
+    here = "outputs/digits-resnet20/run0/result.csv"
+    expected = f"{folder}/result.csv: not counted, {here} has the run {run()['run_id']} too"
+    assert (expected in said.err) is not counted
 
 
 @pytest.mark.parametrize(

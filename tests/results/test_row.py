@@ -15,9 +15,12 @@ from pruner.results.row import (
     TEXT,
     read_rows,
     write_atomically,
-    write_row,
     write_table,
 )
+
+
+def write_row(path, values):
+    write_table(path, COLUMNS, [values])
 
 
 def test_the_columns_are_the_contract_in_its_order():

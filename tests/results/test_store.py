@@ -1,8 +1,11 @@
 """Folders of runs and dense networks: done markers, damage, and one trainer at a time."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from pruner.results.store import DenseStore, RunFolder
 
 ROOT = Path(pruner.__file__).resolve().parents[1]
 INFO = {"accuracy": 98.0, "seconds": 1.5}
+DONE = {"status": "done", "method": "dtp", "sparsity": 0.9, "accuracy": 97.5}
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
 
 
@@ -36,17 +40,50 @@ def test_a_run_is_finished_once_its_row_says_done(tmp_path):
     assert list(tmp_path.iterdir()) == []
     run.write_result({"status": "failed", "error": "out of memory"})
     assert run.finished() is None
-    run.write_result({"status": "done", "accuracy": 97.5})
+    run.write_result({"status": "done", "method": "dtp", "sparsity": 0.9, "accuracy": 97.5})
     row = run.finished()
     assert row is not None and row["accuracy"] == 97.5
 
 
-def test_a_row_that_cannot_be_read_is_not_finished(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: good[:-3],
+        lambda good: good.replace(b"97.5", b"87.5"),  # a bit that flipped
+        lambda good: good.replace(b"97.5", b"nan"),
+        lambda good: good + good.splitlines(keepends=True)[1],  # twice the row
+        lambda good: good.splitlines(keepends=True)[0],  # no row
+    ],
+)
+def test_a_damaged_row_is_not_finished(tmp_path, caplog, damage):
     run = RunFolder(tmp_path)
-    run.write_result({"status": "done"})
-    run.result.write_bytes(run.result.read_bytes()[:-3])
+    run.write_result(DONE)
+    run.result.write_bytes(damage(run.result.read_bytes()))
     assert run.finished() is None
     assert str(run.result) in caplog.text and "running again" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["accuracy", "dense_accuracy"])
+@pytest.mark.parametrize("value", ["nan", "250.0", "-1.0"])
+def test_a_row_of_impossible_numbers_is_not_finished(tmp_path, caplog, column, value):
+    """Also in the folder of an older version, without digests."""
+    run = RunFolder(tmp_path)
+    run.write_result(DONE | {column: 12.25})
+    run.digests.path.unlink()
+    run.result.write_bytes(run.result.read_bytes().replace(b"12.25", value.encode()))
+    assert run.finished() is None
+    assert f"{run.result}: {column}={value}: expected a" in caplog.text
+
+
+def test_the_row_of_another_run_is_refused(tmp_path):
+    run, other = (RunFolder(tmp_path / name, f"pair/{name}") for name in ("run", "other"))
+    other.write_result(DONE | {"run_id": "pair/other"})
+    assert other.finished() is not None
+    run.path.mkdir()
+    run.result.write_bytes(other.result.read_bytes())
+    with pytest.raises(ConfigError) as error:
+        run.finished()
+    assert str(error.value) == f"{run.result}: is of the run pair/other, not of pair/run; delete it to run this one"
 
 
 def test_config_epochs_and_layers(tmp_path):
@@ -90,11 +127,57 @@ def test_a_dense_network_comes_back(tmp_path):
 
 def test_a_dense_network_without_its_marker_is_not_there(tmp_path, monkeypatch):
     store = DenseStore(tmp_path)
-    monkeypatch.setattr("pruner.results.store.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        store.save(STATE, {})
+    interrupted(monkeypatch, lambda: store.save(STATE, INFO))
     assert store.model.exists()
     assert store.load() is None
+
+
+def interrupted(monkeypatch, save):
+    """Does what is interrupted after the tensors of a dense network were written, before its dense.json is."""
+    with monkeypatch.context() as patch:
+        patch.setattr("pruner.results.store.write_sealed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            save()
+
+
+def test_tensors_beside_an_older_marker_are_noticed(tmp_path, monkeypatch):
+    store = DenseStore(tmp_path)
+    store.save(STATE, INFO)
+    interrupted(monkeypatch, lambda: store.save({name: tensor + 1 for name, tensor in STATE.items()}, INFO))
+    with pytest.raises(ConfigError, match=r"model.safetensors: not the file that .* was written for .*; delete .*json"):
+        store.load()
+
+
+@pytest.mark.parametrize("name", ["dense.json", "model.safetensors"])
+def test_flipped_bits_of_a_dense_network_are_noticed(tmp_path, name):
+    store = DenseStore(tmp_path)
+    store.save(STATE, INFO)
+    good = (tmp_path / name).read_bytes()
+    for place in range(0, len(good), 3):
+        (tmp_path / name).write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            found = store.load()
+        except ConfigError as error:
+            assert str(tmp_path) in str(error)
+        else:  # blanks between words, or the name of the seal
+            assert name == "dense.json" and found is not None and found[1].items() >= INFO.items()
+            assert all(torch.equal(found[0][key], STATE[key]) for key in STATE)
+
+
+def test_a_dense_network_of_before_there_were_digests(tmp_path, caplog):
+    store = DenseStore(tmp_path)
+    store.save(STATE, INFO)
+    store.info.write_text(json.dumps(INFO))
+    found = store.load()
+    assert found is not None and found[1] == INFO
+    assert [record.getMessage().startswith(f"{store.model}: has no SHA-256") for record in caplog.records] == [True]
+
+
+def test_the_dense_network_of_another_folder_is_refused(tmp_path):
+    DenseStore(tmp_path / "s0").save(STATE, INFO)
+    shutil.copytree(tmp_path / "s0", tmp_path / "s1")
+    with pytest.raises(ConfigError, match=r"s1/dense.json: is of s0, not of s1; delete .*s1/dense.json to train"):
+        DenseStore(tmp_path / "s1").load()
 
 
 @pytest.mark.parametrize("name", ["dense.json", "model.safetensors"])
@@ -119,12 +202,14 @@ def test_a_damaged_dense_network_is_named_and_left_alone(tmp_path, name, damage)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("key", ["accuracy", "seconds"])
-@pytest.mark.parametrize("value", ["98", None, [], True])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*product(["accuracy", "seconds"], ["98", None, [], True, float("nan"), -1.0, 1e400]), ("accuracy", 250)],
+)
 def test_wrong_numbers_of_a_dense_network_are_named(tmp_path, key, value):
     store = DenseStore(tmp_path)
     store.save(STATE, INFO | {key: value})
-    with pytest.raises(ConfigError, match=f"dense.json: {key}=.*: expected a number; delete .* to train"):
+    with pytest.raises(ConfigError, match=f"dense.json: {key}=.*: expected a number from 0 .*; delete .* to train"):
         store.load()
 
 

@@ -22,6 +22,7 @@ from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
 from pruner.methods.base import Method, Setup
 from pruner.models.intake import accept
+from pruner.models.versions import load, versions_of
 from pruner.processes import check_batch, first
 from pruner.report import report, seconds
 from pruner.results.row import Row
@@ -116,7 +117,7 @@ def dense_network(bench: Bench) -> Row:
     with store.lock():
         found = first(lambda: store.load(model.state_dict()))
         if found:
-            model.load_state_dict(found[0])
+            load(model, found[0], found[1].get("versions"))
             first(lambda: store.tidy(done=True))
             log.info("dense network loaded from %s: accuracy %.2f", store.path, found[1]["accuracy"])
             return found[1]
@@ -145,7 +146,11 @@ def dense_network(bench: Bench) -> Row:
         info: dict[str, Any] = {"accuracy": accuracy.top1, "accuracy_top5": accuracy.top5}
         info["seconds"] = seconds(epochs, "dense")
         first(store.check)
-        first(lambda: store.save(model.state_dict(), {**info, "format": FORMAT, **checkpoint.versions}))
+        first(
+            lambda: store.save(
+                model.state_dict(), {**info, "format": FORMAT, "versions": versions_of(model), **checkpoint.versions}
+            )
+        )
         first(lambda: store.tidy(done=True))
         return info
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
+from pruner.models.versions import load
 from pruner.packing import unpack
 from pruner.removal import cut, first
 from pruner.results.row import one_line
@@ -28,8 +29,8 @@ def save_model(folder: str | Path, tensors: Mapping[str, Tensor], architecture: 
     """Writes a network as model.safetensors and model.json, for `load_model` in any later process.
 
     `architecture` holds plain values. `load_model` needs label, name, options (of the model's Choice),
-    shape [channels, height, width] and classes, and understands widths (of `removal.widths_of`) and packing (what
-    `packing.pack` gave beside the tensors); other keys are kept as they are.
+    shape [channels, height, width] and classes, and understands widths (of `removal.widths_of`), packing (what
+    `packing.pack` gave beside the tensors) and versions (of `versions_of`); other keys are kept as they are.
     """
     digests = write_tensors(Path(folder) / "model.safetensors", tensors)
     write_sealed(Path(folder) / "model.json", architecture, digests)
@@ -56,7 +57,7 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
         check_fit(tensors, model.state_dict())
     except ConfigError as error:
         raise ConfigError(f"{path}: does not fit model.json ({error})") from error
-    model.load_state_dict(tensors)
+    load(model, tensors, architecture.get("versions"))
     return model.eval(), architecture
 
 

@@ -14,6 +14,7 @@ from pruner.checks import ConfigError
 from pruner.diary import Diary
 from pruner.latency import latencies
 from pruner.methods.base import Method
+from pruner.models.versions import versions_of
 from pruner.networks import save_model
 from pruner.processes import first, part
 from pruner.removal import without
@@ -122,7 +123,8 @@ def evaluated(bench: Bench, folder: RunFolder, pruned: Pruned, final: Accuracy) 
     folder.write_layers(
         {**row, "granularity": config.granularity, **pruned.measures.get(row["layer"], {})} for row in layers
     )
-    save_model(folder.path, model.state_dict(), description(config, bench.data, units, hard))
+    architecture = {**description(config, bench.data, units, hard), "versions": versions_of(model)}
+    save_model(folder.path, model.state_dict(), architecture)
     return {
         **identity_columns(config),
         "status": "done",

@@ -15,6 +15,7 @@ from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.export.shipped import shipped
 from pruner.models.intake import accept
+from pruner.models.versions import load, versions_of
 from pruner.results.store import RunFolder
 from pruner.sparsity.units import Units, make_units
 from pruner.trial import units_that_can_go
@@ -122,3 +123,42 @@ def test_the_trial_leaves_the_model_as_it_was() -> None:
     assert model.training and torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_that_reads_older_files_otherwise_runs_twice_and_ships(
+    tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder], tmp_path: Path
+) -> None:
+    """A MNASNet takes tensors without its version for those of an older one, of other widths."""
+    options = {"arch": "mnasnet0_5"}
+    model = {"label": "mnasnet0_5", "name": "torchvision", "options": options}
+    images = {"label": "synthetic", "name": "synthetic", "options": {**IMAGES, "channels": 3, "image_size": 32}}
+    rates = {f"{phase}_lr": 1e-4 for phase in ("dense", "prune", "finetune")}
+    for method in ("gmp", "magnitude"):  # the second finds the first one's dense network
+        config = tiny_config(
+            method,
+            granularity="filter",
+            sparsity=0.5,
+            dataset=images,
+            model=model,
+            recipe=rates,
+            output_dir=str(tmp_path),
+        )
+        shipped(finish(config).path)  # fails where it answers otherwise than the run's network
+
+
+def test_versions_are_told_to_the_module_that_asks_for_them() -> None:
+    class Newer(nn.Linear):
+        _version = 3
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest) -> None:  # type: ignore[no-untyped-def]
+            asked.append(local_metadata.get("version"))
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+    asked: list[int | None] = []
+    model = nn.Sequential(Newer(2, 2))
+    assert versions_of(model) == {Newer.__qualname__: 3}
+    load(model, model.state_dict())
+    load(model, dict(model.state_dict()), versions_of(model))
+    load(model, dict(model.state_dict()), {Newer.__qualname__: 2})
+    load(model, dict(model.state_dict()), {})
+    assert asked == [3, 3, 2, 1]

@@ -22,6 +22,7 @@ BUDGETS = ("params", "macs")
 PHASES = ("dense", "prune", "finetune")
 SCHEDULES = ("constant", "linear", "cosine", "step")
 MOST_THREADS = 4096  # more than any machine has cores; too many end the process where they are started
+OPEN_GROUPS = ("dataset", "model", "method")  # a user's own class can stand here; see Choice
 # Keys that a run may do without: unused, they stay out of its identity.
 OPTIONAL = ("block", "nm", "ratios", "quantization")
 # Keys that cannot change a result: they stay out of a run's identity.
@@ -29,6 +30,9 @@ INCIDENTAL = (
     "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
     "dataset.options.workers",
 )  # fmt: skip
+PLACES = ("data_dir", "output_dir")  # of the machine where it runs
+# Options of built-in choices that are paths, and what else may stand there.
+PATHS = {"dataset": ("root", ()), "model": ("weights", ("default",))}
 # Methods' options that are younger than runs still compared, with the values that those runs had without naming them:
 # so said or not said, it is the same run.
 LATER: dict[str, dict[str, Any]] = {"spartan": {"revive": True}}
@@ -257,8 +261,9 @@ class Config:
         return {key: everything[key] for key in ("dataset", "model", "seed")} | {"recipe": recipe}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in `config.yaml`; `from_dict` reads them back."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain values, as they stand in `config.yaml`, paths absolute; `from_dict` reads them back."""
+        places = {key: absolute(getattr(self, key)) for key in PLACES}
+        return json.loads(json.dumps(asdict(self) | places))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -280,3 +285,15 @@ def _hash8(values: Mapping[str, Any]) -> str:
 def expand(path: str) -> str:
     """`path` with ~ and environment variables expanded."""
     return os.path.expandvars(os.path.expanduser(path))
+
+
+def absolute(path: str) -> str:
+    """`path`, expanded, as it is known in every folder."""
+    return os.path.abspath(expand(path))
+
+
+def path_options(group: str, choice: Choice) -> dict[str, str]:
+    """The options of a built-in `choice` of dataset, model or method that are paths."""
+    option, words = PATHS.get(group, ("", ()))
+    value = choice.options.get(option)
+    return {option: value} if ":" not in choice.name and isinstance(value, str) and value not in words else {}

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from pruner import fingerprint
 from pruner.bench import Bench, dense_network, prepare
 from pruner.checks import ConfigError
 from pruner.config import PLACES, Config
@@ -49,6 +50,7 @@ def run(bench: Bench, folder: RunFolder) -> Row:
 
     A run that was interrupted goes on from the state that was saved last.
     """
+    first(lambda: fingerprint.keep(folder, bench.fingerprint, begun=folder.checkpoint.exists()))
     first(lambda: folder.tidy(done=False))
     first(lambda: write_config(folder, bench.config))
     dense = dense_network(bench)

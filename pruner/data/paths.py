@@ -1,4 +1,4 @@
-"""What a tree of class folders must look like; without torch, so that a wrong path is answered at once."""
+"""Where data sets lie, and what a tree of class folders must look like; without torch, for what is answered at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 from pruner.checks import ConfigError, require
 from pruner.config import expand
 
+EMBEDDED = ("digits", "synthetic")  # built-in sets that need no file
+PARTS = ("train", "val")  # of a tree of class folders
 EXPECTED = "expected a folder with train/<class>/*.jpg and val/<class>/*.jpg"
+
+
+def data_file(name: str, data_dir: Path) -> Path:
+    """Where a published set is kept."""
+    return data_dir / f"{name}.safetensors"
 
 
 def check_folder(root: str) -> tuple[str, ...]:
@@ -19,7 +26,7 @@ def check_folder(root: str) -> tuple[str, ...]:
     top = Path(expand(root))
     try:
         require(top.is_dir(), "dataset.root", root, f"no such folder; {EXPECTED}")
-        train, val = (_classes(root, top, part) for part in ("train", "val"))
+        train, val = (_classes(root, top, part) for part in PARTS)
     except OSError as error:
         raise ConfigError(f"dataset.root={root}: {error.strerror}; {EXPECTED}") from error
     if train != val:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import nn
 import pruner.data
 import pruner.methods
 import pruner.models
+from pruner import fingerprint
 from pruner.checkpoint import Checkpoint, Saver
 from pruner.checks import ConfigError, require
 from pruner.config import Config, expand
 from pruner.data import ImageData, ImageSet
 from pruner.device import pick_device
+from pruner.fingerprint import Fingerprint
 from pruner.methods.base import Method, Setup
 from pruner.models.intake import accept
 from pruner.models.versions import load, versions_of
@@ -51,6 +53,7 @@ class Bench:
     device: torch.device
     model: nn.Module
     allocation: Allocation
+    fingerprint: Fingerprint = field(default_factory=dict)
 
     def evaluate(self, network: nn.Module, images: ImageSet | None = None) -> Accuracy:
         """Accuracy on the test images, or others, in float32, as networks ship, whatever they were trained in."""
@@ -115,6 +118,7 @@ def dense_network(bench: Bench) -> Row:
     config, model = bench.config, bench.model
     store = DenseStore(Path(expand(config.output_dir)) / config.dense_id)
     with store.lock():
+        first(lambda: fingerprint.keep(store, fingerprint.of_dense(bench.fingerprint), store.begun()))
         found = first(lambda: store.load(model.state_dict()))
         if found:
             load(model, found[0], found[1].get("versions"))

@@ -10,7 +10,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig, OmegaConf
 
-from pruner.checks import ConfigError
+from pruner import fingerprint
+from pruner.checks import ConfigError, require
 from pruner.composing import Composer
 from pruner.config import Config, expand
 from pruner.results.store import DenseStore, RunFolder
@@ -83,7 +84,8 @@ def product(
 def cells_of(hydra: Composer, head: DictConfig, words: Sequence[str]) -> tuple[DictConfig, list[Cell]]:
     """All cells of a sweep, checked, equal ones once; and its master, the config that a launcher is set up with.
 
-    `head` is the master that `general(words)` make. Raises ConfigError for the first cell that cannot run.
+    `head` is the master that `general(words)` make. Raises ConfigError for the first cell that cannot run, and as
+    `check_folders` does.
     """
     sweeper = OmegaConf.to_container(head.hydra.sweeper, resolve=True)
     assert isinstance(sweeper, dict)
@@ -93,9 +95,19 @@ def cells_of(hydra: Composer, head: DictConfig, words: Sequence[str]) -> tuple[D
     configs: dict[tuple[str, str], tuple[list[str], Config]] = {}
     for cell in found:
         config = hydra.cell(master, cell)
-        configs.setdefault((config.output_dir, config.run_id), (cell, config))
+        _, twin = configs.setdefault((config.output_dir, config.run_id), (cell, config))
+        same = config.data_dir == twin.data_dir or fingerprint.alike(config, twin)
+        other = f"holds other data than {twin.data_dir}, for the same run; give each its own output_dir"
+        require(same, "data_dir", config.data_dir, other)
     everywhere = set.intersection(*(set(cell) for cell, _ in configs.values()))
-    return master, [
+    cells = [
         Cell(number, len(configs), tuple(cell), tuple(word for word in cell if word not in everywhere), config)
         for number, (cell, config) in enumerate(configs.values(), start=1)
     ]
+    check_folders(cells)
+    return master, cells
+
+
+def check_folders(cells: Sequence[Cell]) -> None:
+    """Raises ConfigError where what is there of a cell was made with other data, weights or code than it names now."""
+    fingerprint.check((cell.config, cell.folder.finished() is not None) for cell in cells)

@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 
 from pruner import __version__, job, manual, plan, sweep
-from pruner.cells import Cell, general
+from pruner.cells import Cell, check_folders, general
 from pruner.checks import ConfigError
 from pruner.composing import Composer, checked, composer, torchvision_choices
 from pruner.folders import conf_folder, user_folder
@@ -110,6 +110,8 @@ def _start(hydra: Composer, words: list[str], flags: argparse.Namespace) -> int:
         return sweep.start(hydra, words, flags.config_dir, flags.plan)
     config = checked(hydra.compose(words))
     if flags.plan:
-        print(plan.text([Cell(1, 1, tuple(words), (), config)]))
+        cells = [Cell(1, 1, tuple(words), (), config)]
+        check_folders(cells)
+        print(plan.text(cells))
         return 0
     return job.execute(config)

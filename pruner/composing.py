@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hydra.version
@@ -26,11 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pruner import launchers, refusals
 from pruner.checks import ConfigError, plain, require
-from pruner.config import Config, from_dict
+from pruner.config import OPEN_GROUPS, Config, absolute, from_dict, path_options
 from pruner.folders import choices
 from pruner.models import torchvision_names
-
-OPEN_GROUPS = ("dataset", "model", "method")  # a user's own class can stand here; see config.Choice
 
 
 @dataclass(frozen=True)
@@ -192,4 +190,14 @@ def checked(composed: DictConfig) -> Config:
             parts[group] = {"label": label, **name, "options": options}
     config = from_dict(parts)
     refusals.check(config)
+    return located(config)
+
+
+def located(config: Config) -> Config:
+    """`config` with absolute paths in its options, so that it is another run where they lead elsewhere."""
+    for group in OPEN_GROUPS:
+        choice = getattr(config, group)
+        if paths := path_options(group, choice):
+            options = choice.options | {option: absolute(path) for option, path in paths.items()}
+            config = replace(config, **{group: replace(choice, options=options)})
     return config

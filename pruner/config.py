@@ -6,7 +6,6 @@ Nothing in this file imports torch, so that help and wrong input are answered at
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from pruner.checks import build, one_of, require
 from pruner.following import with_resize
+from pruner.identity import OPTIONAL, hash8, what_counts
 
 GRANULARITIES = ("weight", "kernel", "block", "nm", "filter", "head")
 SCOPES = ("global", "layer", "row", "erk", "custom")
@@ -23,26 +23,10 @@ BUDGETS = ("params", "macs")
 PHASES = ("dense", "prune", "finetune")
 SCHEDULES = ("constant", "linear", "cosine", "step")
 MOST_THREADS = 4096  # more than any machine has cores; too many end the process where they are started
-# Keys that a run may do without: unused, they stay out of its identity.
-OPTIONAL = ("block", "nm", "ratios", "quantization")
-# Keys that cannot change a result: they stay out of a run's identity.
-INCIDENTAL = (
-    "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
-    "dataset.options.workers", "model.options.expected_accuracy",
-)  # fmt: skip
-# Options of built-in choices that are younger than runs still compared, with the values that those runs had without
-# naming them: so said or not said, it is the same run. By group and name.
-LATER: dict[str, dict[str, dict[str, Any]]] = {
-    "dataset": {
-        **{
-            name: {"mean": None, "std": None}
-            for name in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "synthetic")
-        },
-        "imagefolder": {"mean": None, "std": None, "crop_scale": None},
-    },
-    "model": {"torchvision": {"expected_accuracy": None}},
-    "method": {"spartan": {"revive": True}},
-}
+OPEN_GROUPS = ("dataset", "model", "method")  # a user's own class can stand here; see Choice
+PLACES = ("data_dir", "output_dir")  # of the machine where it runs
+# Options of built-in choices that are paths, and what else may stand there.
+PATHS = {"dataset": ("root", ()), "model": ("weights", ("default",))}
 
 
 @dataclass(frozen=True)
@@ -230,12 +214,12 @@ class Config:
         run = "-".join(
             [self.method.label, self.granularity, self.scope, self.budget.name, f"{self.sparsity:g}", f"s{self.seed}"]
         )
-        return f"{self._pair}/{run}-{_hash8(self.identity())}"
+        return f"{self._pair}/{run}-{hash8(self.identity())}"
 
     @property
     def dense_id(self) -> str:
         """The folder of the dense network below `output_dir`, shared by all runs that start from it."""
-        return f"dense/{self._pair}-s{self.seed}-{_hash8(self.dense_identity())}"
+        return f"dense/{self._pair}-s{self.seed}-{hash8(self.dense_identity())}"
 
     @property
     def _pair(self) -> str:
@@ -246,18 +230,7 @@ class Config:
         default = {f.name: f.default for f in fields(self)}
         unused = {key for key in OPTIONAL if getattr(self, key) == default[key]}
         values = {key: value for key, value in asdict(self).items() if key not in unused}
-        for path in INCIDENTAL:
-            *parents, last = path.split(".")
-            inner = values
-            for parent in parents:
-                inner = inner[parent]
-            inner.pop(last, None)
-        for group, choices in LATER.items():
-            options = values[group]["options"]
-            for option, before in choices.get(values[group]["name"], {}).items():
-                if options.get(option, before) == before:
-                    options.pop(option, None)
-        return values
+        return what_counts(values)
 
     def dense_identity(self) -> dict[str, Any]:
         """All that can change the dense network."""
@@ -270,8 +243,9 @@ class Config:
         return {key: everything[key] for key in ("dataset", "model", "seed")} | {"recipe": recipe}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in `config.yaml`; `from_dict` reads them back."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain values, as they stand in `config.yaml`, paths absolute; `from_dict` reads them back."""
+        places = {key: absolute(getattr(self, key)) for key in PLACES}
+        return json.loads(json.dumps(asdict(self) | places))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -288,11 +262,18 @@ def _sparsity_of(pattern: Pattern) -> float:
     return 1 - pattern.n / pattern.m
 
 
-def _hash8(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def expand(path: str) -> str:
     """`path` with ~ and environment variables expanded."""
     return os.path.expandvars(os.path.expanduser(path))
+
+
+def absolute(path: str) -> str:
+    """`path`, expanded, as it is known in every folder."""
+    return os.path.abspath(expand(path))
+
+
+def path_options(group: str, choice: Choice) -> dict[str, str]:
+    """The options of a built-in `choice` of dataset, model or method that are paths."""
+    option, words = PATHS.get(group, ("", ()))
+    value = choice.options.get(option)
+    return {option: value} if ":" not in choice.name and isinstance(value, str) and value not in words else {}

@@ -6,8 +6,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
+from pruner import fingerprint
 from pruner.checks import ConfigError
 from pruner.config import Config, expand
 from pruner.processes import first, in_turn, leads, origin
@@ -31,6 +33,7 @@ def execute(config: Config, cell: str = "", wait: bool = True) -> int:
     folder = RunFolder(Path(expand(config.output_dir)) / config.run_id, config.run_id)
     row = first(folder.finished)
     before = row is not None
+    first(lambda: fingerprint.check([(config, before)]))
     if row is not None:
         first(folder.tidy_if_left)
     else:
@@ -55,6 +58,7 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
 
     try:
         bench = in_turn(lambda: run.prepare(config))
+        bench = replace(bench, fingerprint=first(lambda: fingerprint.of(config)))  # of what was just read
     except ConfigError:
         raise
     except Exception as error:  # whatever it is belongs into the run's row and log
@@ -62,6 +66,7 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
             return _failed(config, folder, error), False
     with folder.lock(wait):
         if found := first(folder.finished):
+            first(lambda: fingerprint.keep(folder, bench.fingerprint, begun=True))
             return found, True
         with file_log(folder.log):
             try:

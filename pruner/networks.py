@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, require
 from pruner.config import Choice
+from pruner.fingerprint import make_importable
 from pruner.models import build
 from pruner.models.versions import load
 from pruner.packing import unpack
@@ -40,7 +41,8 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     """A run's or an exported network in eval mode on the CPU, and its model.json as a dictionary. Reads no pickle.
 
     The network takes [n, channels, height, width] float images and gives [n, classes] logits. A model.json may name a
-    class outside of pruner, which is imported and run: with `own_code` you say that you trust it.
+    class outside of pruner, which is imported, if need be from where the run found it, and run: with `own_code` you say
+    that you trust it.
 
     Raises ConfigError, one line that names the file, when one is missing, damaged, or does not belong to the other.
     """
@@ -48,7 +50,7 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     architecture, digests = read_sealed(description)
     tensors = read_tensors(path, digests)
     try:
-        model = _build(architecture, own_code)
+        model = _build(architecture, own_code, Path(folder))
     except ConfigError as error:
         raise ConfigError(f"{description}: {error}") from error
     try:
@@ -61,8 +63,8 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     return model.eval(), architecture
 
 
-def _build(architecture: dict[str, Any], own_code: bool) -> nn.Module:
-    """The network that a model.json describes, with fresh parameters. Raises ConfigError."""
+def _build(architecture: dict[str, Any], own_code: bool, folder: Path) -> nn.Module:
+    """The network that the model.json of `folder` describes, with fresh parameters. Raises ConfigError."""
     missing = [key for key in NEEDED if key not in architecture]
     if missing:
         raise ConfigError(f"lacks {', '.join(missing)}")
@@ -70,8 +72,10 @@ def _build(architecture: dict[str, Any], own_code: bool) -> nn.Module:
     sizes = [*shape, classes] if isinstance(shape, list) else []
     if len(sizes) != 4 or any(type(size) is not int or size < 1 for size in sizes) or not isinstance(options, dict):
         raise ConfigError("options, shape and classes are not {...}, [channels, height, width] and a number")
-    if ":" in str(name) and not own_code:
-        raise ConfigError(f"name={name}: a class outside of pruner, which would be run; say own_code if you trust it")
+    if ":" in str(name):
+        trust = "say --own-code (in Python own_code=True) if you trust it"
+        require(own_code, "name", name, f"a class outside of pruner, which would be run; {trust}")
+        make_importable(folder, "model.name", str(name))
     choice = Choice(label=str(label), name=str(name), options=options)
     try:
         model = build(choice, (sizes[0], sizes[1], sizes[2]), classes)

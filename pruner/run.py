@@ -9,8 +9,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from pruner import fingerprint
 from pruner.bench import Bench, check_loaded, dense_network, prepare
 from pruner.checks import ConfigError
+from pruner.config import PLACES, Config
 from pruner.diary import Diary
 from pruner.latency import latencies
 from pruner.methods.base import Method
@@ -49,8 +51,9 @@ def run(bench: Bench, folder: RunFolder) -> Row:
 
     A run that was interrupted goes on from the state that was saved last.
     """
+    first(lambda: fingerprint.keep(folder, bench.fingerprint, begun=folder.checkpoint.exists()))
     first(lambda: folder.tidy(done=False))
-    first(lambda: folder.write_config(bench.config.to_dict()))
+    first(lambda: write_config(folder, bench.config))
     dense = dense_network(bench)
     check_loaded(bench, dense["accuracy"])
     diary = Diary(bench, folder)
@@ -64,6 +67,17 @@ def run(bench: Bench, folder: RunFolder) -> Row:
     first(lambda: folder.write_result(row))
     first(lambda: folder.tidy(done=True))
     return row
+
+
+def write_config(folder: RunFolder, config: Config) -> None:
+    """Writes config.yaml, but where it says the same already, of a run that goes on in a folder that was moved too."""
+    values = config.to_dict()
+    try:
+        kept = folder.read_config()
+    except ConfigError:  # there is none, or a damaged one
+        kept = {}
+    if kept | {key: values[key] for key in PLACES} != values:
+        folder.write_config(values)
 
 
 def prune(bench: Bench, network: MaskedModel, diary: Diary) -> Pruned:

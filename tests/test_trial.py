@@ -150,7 +150,7 @@ def test_versions_are_told_to_the_module_that_asks_for_them() -> None:
     class Newer(nn.Linear):
         _version = 3
 
-        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest) -> None:  # type: ignore[no-untyped-def]
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest) -> None:
             asked.append(local_metadata.get("version"))
             super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 

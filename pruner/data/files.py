@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pruner.checks import ConfigError
+from pruner.data.paths import data_file
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def read_or_download(published: Published, data_dir: Path) -> dict[str, Tensor]:
 
     Raises ConfigError when the file is wrong, and when there is neither a file nor a network.
     """
-    path = data_dir / f"{published.name}.safetensors"
+    path = data_file(published.name, data_dir)
     try:
         there = path.exists()
     except OSError as error:

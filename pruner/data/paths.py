@@ -1,4 +1,4 @@
-"""What a tree of class folders must look like; without torch, so that a wrong path is answered at once."""
+"""Where data sets lie, and what a tree of class folders must look like; without torch, for what is answered at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from pathlib import Path
 from pruner.checks import ConfigError, require
 from pruner.config import expand
 
+EMBEDDED = ("digits", "synthetic")  # built-in sets that need no file
+PARTS = ("train", "val")  # of a tree of class folders
 EXPECTED = "expected a folder with train/<class>/*.jpg and val/<class>/*.jpg"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+
+
+def data_file(name: str, data_dir: Path) -> Path:
+    """Where a published set is kept."""
+    return data_dir / f"{name}.safetensors"
 
 
 def check_folder(root: str) -> tuple[str, ...]:
@@ -22,7 +29,7 @@ def check_folder(root: str) -> tuple[str, ...]:
     top = Path(expand(root))
     with _reached(root):
         require(top.is_dir(), "dataset.root", root, f"no such folder; {EXPECTED}")
-        train, val = (_classes(root, top, part) for part in ("train", "val"))
+        train, val = (_classes(root, top, part) for part in PARTS)
     if train != val:
         name = min(set(train) ^ set(val))
         where, other = ("train", "val") if name in train else ("val", "train")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pruner.checks import ConfigError
 from pruner.export.placing import moved, place, staged
+from pruner.folders import user_folder
 from pruner.results.row import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--test", action="store_true", help="also predict the run's test images with what was written, and compare "
         "with the accuracy in the run's row")  # fmt: skip
     add("--data-dir", metavar="DIR", help="where the image sets are kept (default: as in the run's config.yaml)")
-    add("--own-code", action="store_true", help="import and run the classes of your own that the run names")
+    add("--own-code", action="store_true", help="import and run the classes of your own that the run names, from where "
+        "it found them")  # fmt: skip
+    add("--config-dir", metavar="DIR", help="look for classes of your own here first")
     return parser
 
 
@@ -54,6 +57,8 @@ def _export(given: argparse.Namespace) -> int:
     from pruner.export.formats import FORMATS  # here, so that --help is answered without torch
     from pruner.export.shipped import shipped
 
+    if given.config_dir is not None:
+        user_folder(given.config_dir)
     network = shipped(given.run, given.own_code)
     folder = place(Path(given.run), given.output)
     test = _test_images(given) if given.test else None
@@ -76,11 +81,14 @@ def _test_images(given: argparse.Namespace) -> ImageSet:
     """The images that the run was tested on. Raises ConfigError."""
     from pruner.config import from_dict
     from pruner.data import load
+    from pruner.fingerprint import make_importable
     from pruner.results.store import RunFolder
 
     config = from_dict(RunFolder(given.run).read_config())
-    if ":" in config.dataset.name and not given.own_code:
-        raise ConfigError(f"--test: the run's data set is {config.dataset.name}; say --own-code to run it")
+    if ":" in (name := config.dataset.name):
+        if not given.own_code:
+            raise ConfigError(f"--test: the run's data set is {name}; say --own-code to run it")
+        make_importable(Path(given.run), "dataset.name", name)
     return load(config.dataset, given.data_dir or config.data_dir, "cpu").test
 
 

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pruner.config import INCIDENTAL, LATER
+from pruner.config import PLACES
 from pruner.folders import choices, conf_folder
+from pruner.identity import INCIDENTAL, LATER
 
 OPEN = ("dataset", "model", "method")  # config.Choice: label, name and options
 CLOSED = ("granularity", "scope", "budget", "quantization", "recipe")
-PLACES = ("data_dir", "output_dir")  # of the machine where it ran; a command leaves them to whoever repeats it
 HELD_OUT = "held out)"  # how the name of a dataset ends whose accuracies are not of test images
 Settings = dict[str, Any]
 
@@ -76,7 +76,8 @@ def options(runs: Iterable[Settings]) -> list[str]:
 def command(config: Mapping[str, Any]) -> str:
     """The `pruner key=value ...` that gives the run of `config` again: its choices, and what differs from their files.
 
-    A choice that is a user's own stands with `--config-dir DIR`, where DIR is a folder that only the user knows.
+    Places are left to whoever repeats it. A choice that is a user's own stands with `--config-dir DIR`, where DIR is a
+    folder that only the user knows.
     """
     top = _file(conf_folder() / "config.yaml")
     standard = {group: choice for entry in top["defaults"] for group, choice in _entry(entry)}

@@ -221,6 +221,10 @@ class DenseStore(Folder):
         super().__init__(path)
         self.info = self.path / "dense.json"
 
+    def begun(self) -> bool:
+        """Whether there is a trained network, or what its training goes on from."""
+        return self.info.exists() or self.checkpoint.exists()
+
     def load(self, like: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The trained network's tensors (on the CPU) and its info, or None when it is not trained yet.
 

@@ -51,6 +51,16 @@ def test_a_seed_gives_one_result(
     assert [row_of(first)[name] for name in results] != [row_of(other)[name] for name in results]
 
 
+def test_every_seed_has_a_dense_network_of_its_own(tiny_config: Callable[..., Config]) -> None:
+    """It starts from other weights, and neither its folder nor what tells folders apart is another seed's."""
+    one, other = (tiny_config(seed=seed) for seed in (0, 1))
+    assert one.dense_identity() != other.dense_identity() and one.dense_id != other.dense_id
+    hashes = [config.dense_id.rpartition("-")[2] for config in (one, other)]
+    assert hashes[0] != hashes[1]
+    weights = [prepare(config).model.get_parameter("fc.weight") for config in (one, one, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
 def test_every_epoch_of_every_phase_has_an_order_of_its_own(
     tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

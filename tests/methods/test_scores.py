@@ -187,6 +187,17 @@ def test_snip_by_hand(two_pixels: Setup) -> None:
     assert score(two_pixels, "snip", per_class=1).tolist() == pytest.approx([0.5, 0.5, 0, 1])
 
 
+def test_snip_adds_up_gradients_before_their_size_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal logits again, now 4 for (1, 2) and 8 for (2, 4), one batch each, which pull in opposite ways.
+
+    dL/dw = (-1/2, 1/2) (1, 2) / 2 + (1/2, -1/2) (2, 4) / 2 = (1/4, -1/4) (1, 2).
+    """
+    monkeypatch.setattr("pruner.methods.scores.probing._BATCH", 1)
+    images = image_set(torch.tensor([[[[1, 2]]], [[[2, 4]]]]), [0, 1])
+    setup = setup_of(nn.Sequential(nn.Flatten(), linear([2, 1], [0, 2])), images)
+    assert score(setup, "snip", per_class=1).tolist() == pytest.approx([1 / 2, 1 / 2, 0, 1])
+
+
 def test_snip_is_weight_times_gradient(resnet: tuple[nn.Module, TensorSet]) -> None:
     """On all the images, and the sum of both products at a batch norm for a filter."""
     model, images = resnet

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,25 @@ def test_every_seed_has_a_dense_network_of_its_own(tiny_config: Callable[..., Co
     assert hashes[0] != hashes[1]
     weights = [prepare(config).model.get_parameter("fc.weight") for config in (one, one, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_dense_network_knows_nothing_of_what_will_be_done_to_it(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Whoever trains it: a method that holds images out, or a run whose weights are to be quantised."""
+    configs = [
+        tiny_config(),
+        tiny_config("dsa", granularity="filter", budget="macs", sparsity=0.3),
+        tiny_config(quantization={"name": "binary", "bits": 1}, recipe={"prune_epochs": 7}),
+    ]
+    assert len({config.dense_id for config in configs}) == 1
+    networks = []
+    for number, config in enumerate(configs):
+        made = prepare(replace(config, output_dir=str(tmp_path / str(number))))
+        bench.dense_network(made)
+        networks.append(made.model.state_dict())
+    for name, values in networks[0].items():
+        assert all(torch.equal(other[name], values) for other in networks[1:]), name
 
 
 def test_every_seed_holds_out_other_images(tiny_config: Callable[..., Config]) -> None:

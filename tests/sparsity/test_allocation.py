@@ -146,6 +146,15 @@ def test_custom_ratios_by_hand(sparsity: float, kept: list[int]) -> None:
     assert allocation.kept(sparsity) == kept
 
 
+@pytest.mark.parametrize(("sparsity", "kept"), [(1 - 1 / 3, 3), (1 / 3, 6), (0.5, 4), (0.95, 1), (0.0, 9)])
+def test_rows_of_nine_by_hand(sparsity: float, kept: int) -> None:
+    """1 - 1/3 has been rounded up, and a third of nine is three all the same; one stays however little is left."""
+    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(9, 2, bias=False)), (9, 1, 1), "weight")
+    allocation = Allocation(units, "params", "row", sparsity)
+    assert allocation.kept() == [kept]
+    assert allocation.hard(torch.rand(18)).view(2, 9).sum(1).tolist() == [kept, kept]
+
+
 @pytest.mark.parametrize("percent", range(0, 100))
 def test_typed_decimals_are_exact(percent: int) -> None:
     units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(20, 5, bias=False)), (20, 1, 1), "weight")

@@ -17,7 +17,7 @@ from pruner.config import Config, Phase, Recipe
 from pruner.data.imageset import tensor_data
 from pruner.methods.base import Method, Setup
 from pruner.optimizing import learning_rate, make_optimizer
-from pruner.seeds import generator
+from pruner.seeds import derive, generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units import make_units
@@ -166,6 +166,29 @@ def test_steps_of_a_methods_own_parameter_by_hand() -> None:
     assert method.seen == [0.0, -1.5, -3.25, -5.125]
     assert [line["lr"] for line in lines] == pytest.approx([0.1 * 3 / 4, 0.1 * 1 / 4])
     assert [(line["sparsity"], line["undecided"]) for line in lines] == [(0.75, 0.5)] * 2
+
+
+class Drawing(Constant):
+    """Draws from torch's own generator in every step, as dropout does."""
+
+    drawn: list[float]  # set by the test
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.drawn.append(float(torch.rand(())))
+        return super().forward(images)
+
+
+def test_what_steps_draw_is_of_the_seed_the_phase_and_the_epoch() -> None:
+    """Whatever was drawn before: other phases and runs, or the batches."""
+    model = Drawing(2)
+    model.drawn = []
+    torch.manual_seed(12345)
+    trainer_of(model, Recipe("r", 3, dense_epochs=2)).run(lambda numbers: None)
+    expected = []
+    for epoch in range(2):
+        torch.manual_seed(derive(0, "dense", epoch))
+        expected += [float(torch.rand(())) for _ in range(2)]
+    assert model.drawn == expected and len(set(expected)) == 4
 
 
 def pieces(config: Config) -> tuple[Trainer, nn.Module, Method]:

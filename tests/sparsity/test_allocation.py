@@ -146,13 +146,13 @@ def test_custom_ratios_by_hand(sparsity: float, kept: list[int]) -> None:
     assert allocation.kept(sparsity) == kept
 
 
-@pytest.mark.parametrize(("sparsity", "kept"), [(1 - 1 / 3, 3), (1 / 3, 6), (0.5, 4), (0.95, 1), (0.0, 9)])
-def test_rows_of_nine_by_hand(sparsity: float, kept: int) -> None:
-    """1 - 1/3 has been rounded up, and a third of nine is three all the same; one stays however little is left."""
-    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(9, 2, bias=False)), (9, 1, 1), "weight")
+@pytest.mark.parametrize(("sparsity", "kept"), [(1 - 1 / 6, 2), (1 / 3, 8), (0.4, 7), (0.95, 1), (0.0, 12)])
+def test_rows_of_twelve_by_hand(sparsity: float, kept: int) -> None:
+    """1 - 1/6 has been rounded up, and a sixth of twelve is two all the same; one stays however little is left."""
+    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False)), (12, 1, 1), "weight")
     allocation = Allocation(units, "params", "row", sparsity)
     assert allocation.kept() == [kept]
-    assert allocation.hard(torch.rand(18)).view(2, 9).sum(1).tolist() == [kept, kept]
+    assert allocation.hard(torch.rand(24)).view(2, 12).sum(1).tolist() == [kept, kept]
 
 
 @pytest.mark.parametrize("percent", range(0, 100))

@@ -21,7 +21,7 @@ from pruner.methods.one_shot import OneShot
 from pruner.networks import load_model
 from pruner.report import warn_undecided
 from pruner.results.row import LAYER_COLUMNS, MASK_COLUMNS, read_rows
-from pruner.results.store import RunFolder
+from pruner.results.store import DenseStore, RunFolder
 from pruner.sparsity.counts import count
 from pruner.sparsity.masked import MaskedModel
 from pruner.training import Accuracy
@@ -105,7 +105,7 @@ def test_the_saved_network_is_the_one_in_memory(granularity: str, tiny_config: C
 def test_a_runs_folder_holds_what_the_contract_says(
     tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder]
 ) -> None:
-    config = tiny_config("dtp", recipe={"prune_epochs": 3, "finetune_epochs": 2})
+    config = tiny_config("dtp", recipe={"dense_epochs": 1, "prune_epochs": 3, "finetune_epochs": 2})
     folder = finish(config)
     files = {path.name for path in folder.path.iterdir()}
     assert files == {
@@ -125,7 +125,9 @@ def test_a_runs_folder_holds_what_the_contract_says(
     assert [sum(m["count"] for m in masks if m["epoch"] == epoch) for epoch in (1, 2, 3)] == [units] * 3
     row = folder.finished()
     assert row is not None
-    for phase in ("prune", "finetune"):
+    assert (row["dense_epochs"], row["prune_epochs"], row["finetune_epochs"]) == (1, 3, 2)
+    epochs += DenseStore(Path(config.output_dir) / config.dense_id).read_epochs()
+    for phase in ("dense", "prune", "finetune"):
         seconds = sum(e["seconds"] for e in epochs if e["phase"] == phase)
         assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,15 @@ def test_scores_that_probe_need_images(two_pixels: Setup) -> None:
     for name in ("snip", "grasp", "synflow"):
         with pytest.raises(ValueError, match="images"):
             score(setup, name)
+
+
+def test_answers_are_computed_as_the_run_computes(two_pixels: Setup) -> None:
+    """With one bit all weights that are left are their mean: 5/3 of 2, 1 and 2; their sign counts 0 as positive."""
+    image = torch.tensor([[[[1.0, 2.0]]]])
+    found = replace(two_pixels, bits=1).logits(torch.tensor([1.0, 1, 0, 1]), image)
+    assert found.flatten().tolist() == pytest.approx([5, 10 / 3])
+    coarse = replace(two_pixels, precision="bfloat16").logits(torch.ones(4), image * 1.001)  # which is 1 and 2 there
+    assert (coarse.tolist(), coarse.dtype) == ([[4, 4]], torch.float32)
 
 
 # snip

@@ -75,6 +75,8 @@ def test_optimizers() -> None:
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.3, 0.8, True, 0.01)
     plain = make_optimizer(model, Recipe("r", 2, momentum=0.0), 0.3)  # torch refuses nesterov without momentum
     assert not plain.param_groups[0]["nesterov"]
+    heavy = make_optimizer(model, Recipe("r", 2, momentum=0.8, nesterov=False), 0.3)
+    assert (heavy.param_groups[0]["momentum"], heavy.param_groups[0]["nesterov"]) == (0.8, False)
     adam = make_optimizer(model, Recipe("r", 2, optimizer="adam", weight_decay=0.01), 0.3)
     for optimizer in (sgd, adam):  # every parameter decays, biases and normalisation too
         (group,) = optimizer.param_groups

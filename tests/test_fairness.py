@@ -34,10 +34,11 @@ def test_a_dense_network_knows_nothing_of_what_will_be_done_to_it(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     """Whoever trains it: a method that holds images out, or a run whose weights are to be quantised."""
+    short = {"dense_epochs": 1}
     configs = [
-        tiny_config(),
-        tiny_config("dsa", granularity="filter", budget="macs", sparsity=0.3),
-        tiny_config(quantization={"name": "binary", "bits": 1}, recipe={"prune_epochs": 7}),
+        tiny_config(recipe=short),
+        tiny_config("dsa", granularity="filter", budget="macs", sparsity=0.3, recipe=short),
+        tiny_config(quantization={"name": "binary", "bits": 1}, recipe={**short, "prune_epochs": 7}),
     ]
     assert len({config.dense_id for config in configs}) == 1
     networks = []

@@ -68,6 +68,7 @@ def test_the_test_images_are_looked_at_four_times(
     """The dense network, soft masks, hard ones and the end, in float32 whatever training is in; never in between."""
     passes: list[int] = []
     precisions: list[str] = []
+    found: list[Accuracy] = []
     batches, evaluate = TensorSet.batches, bench.evaluate
 
     def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,10 +77,14 @@ def test_the_test_images_are_looked_at_four_times(
 
     def evaluated(network: nn.Module, images: ImageSet, batch_size: int, precision: str) -> Accuracy:
         precisions.append(precision)
-        return evaluate(network, images, batch_size, precision)
+        found.append(evaluate(network, images, batch_size, precision))
+        return found[-1]
 
     monkeypatch.setattr(TensorSet, "batches", recorded)
     monkeypatch.setattr(bench, "evaluate", evaluated)
-    finish(tiny_config("dsa", recipe={"precision": "bfloat16"}))
+    row = finish(tiny_config("dsa", recipe={"precision": "bfloat16"})).finished()
     assert passes.count(48) == 4 and passes[-1] == 48
     assert precisions == ["float32"] * 4
+    assert row is not None
+    accuracies = [row[name] for name in ("dense_accuracy", "soft_accuracy", "hard_accuracy", "accuracy")]
+    assert accuracies == [accuracy.top1 for accuracy in found] and row["accuracy_top5"] == found[-1].top5

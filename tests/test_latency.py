@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pruner import latency
-from pruner.latency import ENOUGH, LEAST, MOST, WARM_UP, latencies
+from pruner.latency import ENOUGH, LEAST, MOST, WARM_UP, in_turns, latencies
 
 
 class Timed(nn.Module):
@@ -37,6 +37,15 @@ def test_the_median_of_each_network(clock: list[float]) -> None:
     assert latencies([fast, slow], 4, (3, 8, 8)) == pytest.approx([1, 10])
     assert set(fast.seen) == {(4, 3, 8, 8)} and len(fast.seen) == len(slow.seen) == WARM_UP + MOST
     assert fast.training and not slow.training
+
+
+def test_rounds_of_the_warm_up_are_not_counted(clock: list[float]) -> None:
+    seconds = iter([9.0] * WARM_UP + [1.0, 2.0, 3.0, 9.0])
+
+    def call() -> None:
+        clock[0] += next(seconds)
+
+    assert in_turns([call], most=3) == [[1, 2, 3]]
 
 
 def test_slow_networks_are_not_measured_for_ever(clock: list[float]) -> None:

@@ -73,6 +73,14 @@ def test_attention_without_heads_refuses_what_it_does_not_do() -> None:
         attention(tokens, tokens + 1, tokens)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_without_heads_is_in_the_mode_and_has_the_dropout_that_it_had(training: bool) -> None:
+    model: Any = nn.ModuleDict({"attention": nn.MultiheadAttention(12, 3, dropout=0.3)}).train(training)
+    small: Any = without(model, {"attention": Left((0, 2))})
+    assert isinstance(small.attention, SelfAttention)
+    assert small.attention.training is training and small.attention.dropout == 0.3
+
+
 def test_what_is_left_is_the_same_filters_in_their_order() -> None:
     model: Any = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
     model[1].running_var.uniform_()

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruner import run
-from pruner.bench import dense_network, prepare
+from pruner.bench import Bench, dense_network, prepare
 from pruner.config import Config
 from pruner.data.imageset import TensorSet
+from pruner.diary import Diary
 from pruner.methods.base import Method, Setup
 from pruner.methods.one_shot import OneShot
 from pruner.networks import load_model
 from pruner.report import warn_undecided
 from pruner.results.row import LAYER_COLUMNS, MASK_COLUMNS, read_rows
-from pruner.results.store import RunFolder
+from pruner.results.store import DenseStore, RunFolder
+from pruner.sparsity.counts import count
+from pruner.sparsity.masked import MaskedModel
+from pruner.training import Accuracy
 
 
 def row_of(folder: RunFolder) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def test_the_saved_network_is_the_one_in_memory(granularity: str, tiny_config: C
 def test_a_runs_folder_holds_what_the_contract_says(
     tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder]
 ) -> None:
-    config = tiny_config("dtp", recipe={"prune_epochs": 3, "finetune_epochs": 2})
+    config = tiny_config("dtp", recipe={"dense_epochs": 1, "prune_epochs": 3, "finetune_epochs": 2})
     folder = finish(config)
     files = {path.name for path in folder.path.iterdir()}
     assert files == {
@@ -121,7 +125,9 @@ def test_a_runs_folder_holds_what_the_contract_says(
     assert [sum(m["count"] for m in masks if m["epoch"] == epoch) for epoch in (1, 2, 3)] == [units] * 3
     row = folder.finished()
     assert row is not None
-    for phase in ("prune", "finetune"):
+    assert (row["dense_epochs"], row["prune_epochs"], row["finetune_epochs"]) == (1, 3, 2)
+    epochs += DenseStore(Path(config.output_dir) / config.dense_id).read_epochs()
+    for phase in ("dense", "prune", "finetune"):
         seconds = sum(e["seconds"] for e in epochs if e["phase"] == phase)
         assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
 
@@ -169,6 +175,63 @@ def test_held_out_images_are_kept_from_the_weights(
     kept = {image.numpy().tobytes() for image in held_out.images[held_out.chosen]}
     assert not rest & kept
     assert rest | kept == {image.numpy().tobytes() for image in dense.images}
+
+
+class Fading(OneShot):
+    """Trains dense; the units that it scores best are those of which its final mask leaves least."""
+
+    def mask(self, step: int) -> Tensor:
+        return torch.ones(self.setup.units.n)
+
+    def scores(self) -> Tensor:
+        return torch.linspace(1, 0, self.setup.units.n)
+
+    def final_mask(self) -> Tensor:
+        return torch.linspace(0.2, 1, self.setup.units.n)
+
+
+def test_hardening_keeps_the_best_scores_and_folds_the_final_mask(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is these two masks that soft and hard accuracy are of."""
+    config = tiny_config("fading", name=f"{__name__}:Fading", sparsity=0.75, recipe={"prune_lr": 1e-30})
+    bench = prepare(config)
+    units, network = bench.allocation.units, bench.network()
+    before = units.sum_over(dict(bench.model.named_parameters())).detach().clone()
+    seen: list[Tensor] = []
+
+    def evaluated(self: Bench, network: MaskedModel) -> Accuracy:
+        seen.append(network.mask)
+        return Accuracy(len(seen), 0)
+
+    monkeypatch.setattr(Bench, "evaluate", evaluated)
+    folder = RunFolder(Path(config.output_dir) / config.run_id)
+    folder.write_config(config.to_dict())
+    pruned = run.prune(bench, network, Diary(bench, folder))
+    soft, best = torch.linspace(0.2, 1, units.n), bench.allocation.hard(torch.linspace(1, 0, units.n))
+    assert torch.equal(pruned.hard, best) and bool(best[: units.n // 5].all())
+    assert torch.equal(seen[0], soft) and torch.equal(seen[1], best)
+    assert (pruned.soft_accuracy, pruned.hard_accuracy) == (1, 2)
+    torch.testing.assert_close(units.sum_over(dict(bench.model.named_parameters())), before * soft * best)
+
+
+def test_latencies_are_of_the_dense_network_and_of_what_ships(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that counts parameters, for as many images as the config says."""
+    bench = prepare(tiny_config(granularity="filter", latency_batch=7))
+    units = bench.allocation.units
+    hard = bench.allocation.hard(torch.rand(units.n))
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def counted(networks: Sequence[nn.Module], batch: int, shape: tuple[int, ...]) -> list[float]:
+        asked.append((batch, shape))
+        return [float(sum(parameter.numel() for parameter in network.parameters())) for network in networks]
+
+    monkeypatch.setattr(run, "latencies", counted)
+    counts, _ = count(bench.model, bench.data.shape, units, hard)
+    assert run.speed(bench, hard) == {"latency_ms": counts.params_kept, "dense_latency_ms": counts.params_total}
+    assert asked == [(7, (3, 8, 8))]
 
 
 def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Callable[..., Config]) -> None:

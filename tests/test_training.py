@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruner.bench import prepare
 from pruner.checkpoint import Checkpoint
 from pruner.config import Config, Phase, Recipe
 from pruner.data.imageset import tensor_data
-from pruner.methods.base import Method
+from pruner.methods.base import Method, Setup
 from pruner.optimizing import learning_rate, make_optimizer
+from pruner.seeds import derive, generator
+from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
+from pruner.sparsity.units import make_units
 from pruner.training import Trainer, evaluate
 from tests.toy_training import Constant, trainer_of
 
@@ -72,7 +75,12 @@ def test_optimizers() -> None:
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.3, 0.8, True, 0.01)
     plain = make_optimizer(model, Recipe("r", 2, momentum=0.0), 0.3)  # torch refuses nesterov without momentum
     assert not plain.param_groups[0]["nesterov"]
+    heavy = make_optimizer(model, Recipe("r", 2, momentum=0.8, nesterov=False), 0.3)
+    assert (heavy.param_groups[0]["momentum"], heavy.param_groups[0]["nesterov"]) == (0.8, False)
     adam = make_optimizer(model, Recipe("r", 2, optimizer="adam", weight_decay=0.01), 0.3)
+    for optimizer in (sgd, adam):  # every parameter decays, biases and normalisation too
+        (group,) = optimizer.param_groups
+        assert list(map(id, group["params"])) == list(map(id, model.parameters()))
     assert isinstance(adam, torch.optim.Adam) and adam.param_groups[0]["weight_decay"] == 0.01
 
 
@@ -108,6 +116,81 @@ def test_loss_is_a_mean_over_examples() -> None:
     right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
     assert lines[0]["loss"] == pytest.approx((3 * right + wrong) / 4, rel=1e-6)
     assert lines[0]["train_accuracy"] == 75
+
+
+def test_smoothed_labels_by_hand() -> None:
+    """A smoothing of 0.2 takes a tenth of every label to the other of two classes."""
+    lines: list[dict[str, Any]] = []
+    recipe = Recipe("r", 3, dense_epochs=1, dense_lr=1e-30, label_smoothing=0.2)
+    trainer_of(Constant(2, logit=1.0), recipe).run(lines.append)
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    smooth = [0.9 * right + 0.1 * wrong, 0.9 * wrong + 0.1 * right]
+    assert lines[0]["loss"] == pytest.approx((3 * smooth[0] + smooth[1]) / 4, rel=1e-6)
+
+
+class Pushed(Method):
+    """Pays twice its own parameter, whatever the network does; the weights forget before the third step."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.own = nn.Parameter(torch.tensor(1.0))
+        self.seen: list[float] = []
+
+    def mask(self, step: int) -> Tensor:
+        return torch.tensor([0.0, 0.5])
+
+    def scores(self) -> Tensor:
+        return torch.zeros(2)
+
+    def penalty(self) -> Tensor:
+        return 2 * self.own
+
+    def forgets(self, step: int) -> bool:
+        return step == 2
+
+    def optimizer(self, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.own], lr=0.5, momentum=0.5)
+
+    def update(self, step: int) -> None:
+        self.seen.append(float(self.own.detach()))
+
+
+def test_steps_of_a_methods_own_parameter_by_hand() -> None:
+    """Down a slope of 2 at half speed, with velocities 2, 3, 3.5 and 3.75, and `update` sees where each step led.
+
+    The weights' rate falls meanwhile, and their momentum is dropped: neither is the method's business.
+    """
+    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), (1, 1, 1), "weight")
+    method = Pushed(Setup(nn.Linear(1, 2), Allocation(units, "params", "global", 0.0), 4, generator(0, "method")))
+    lines: list[dict[str, Any]] = []
+    recipe = Recipe("r", 3, dense_epochs=2, dense_lr=0.1, dense_schedule="linear")
+    trainer_of(Constant(2), recipe, method).run(lines.append)
+    assert method.seen == [0.0, -1.5, -3.25, -5.125]
+    assert [line["lr"] for line in lines] == pytest.approx([0.1 * 3 / 4, 0.1 * 1 / 4])
+    assert [(line["sparsity"], line["undecided"]) for line in lines] == [(0.75, 0.5)] * 2
+
+
+class Drawing(Constant):
+    """Draws from torch's own generator in every step, as dropout does."""
+
+    drawn: list[float]  # set by the test
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.drawn.append(float(torch.rand(())))
+        return super().forward(images)
+
+
+def test_what_steps_draw_is_of_the_seed_the_phase_and_the_epoch() -> None:
+    """Whatever was drawn before: other phases and runs, or the batches."""
+    model = Drawing(2)
+    model.drawn = []
+    torch.manual_seed(12345)
+    trainer_of(model, Recipe("r", 3, dense_epochs=2)).run(lambda numbers: None)
+    expected = []
+    for epoch in range(2):
+        torch.manual_seed(derive(0, "dense", epoch))
+        expected += [float(torch.rand(())) for _ in range(2)]
+    assert model.drawn == expected and len(set(expected)) == 4
 
 
 def pieces(config: Config) -> tuple[Trainer, nn.Module, Method]:

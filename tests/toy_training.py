@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruner.config import Recipe
+from pruner.methods.base import Method
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units import make_units
 from pruner.training import Trainer
@@ -51,6 +52,6 @@ class Uneven:
         raise NotImplementedError
 
 
-def trainer_of(model: nn.Module, recipe: Recipe) -> Trainer:
+def trainer_of(model: nn.Module, recipe: Recipe, method: Method | None = None) -> Trainer:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    return Trainer(MaskedModel(model, make_units(layers, (1, 1, 1), "weight")), Uneven(), recipe, "dense", 0)
+    return Trainer(MaskedModel(model, make_units(layers, (1, 1, 1), "weight")), Uneven(), recipe, "dense", 0, method)

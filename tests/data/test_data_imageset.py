@@ -225,6 +225,23 @@ def test_statistics_equal_numpys() -> None:
     assert std == pytest.approx(scaled.std((0, 2, 3)), rel=1e-12)
 
 
+def test_images_are_normalised_by_the_training_images_alone() -> None:
+    """Of which half are at 0.2 and half at 0.4, and the test images at 1; what is split off changes nothing."""
+    levels = {"train": [51, 102, 51, 102], "test": [255] * 4}
+    tensors = {
+        f"{part}_images": torch.tensor(values, dtype=torch.uint8).view(4, 1, 1, 1) for part, values in levels.items()
+    }
+    labels = torch.tensor([0, 0, 1, 1])
+    data = tensor_data(
+        "x", ("a", "b"), {**tensors, "train_labels": labels, "test_labels": labels}, torch.device("cpu"), False, 0
+    )
+    assert (data.mean, data.std) == ((pytest.approx(0.3),), (pytest.approx(0.1),))
+    ((images, _),) = data.test.batches(4)
+    assert images.flatten().tolist() == pytest.approx([7.0] * 4)
+    seen = [image.item() for part in data.train.split(0.5, seed=0) for images, _ in part.batches(4) for image in images]
+    assert sorted(seen) == pytest.approx([-1, -1, 1, 1], abs=1e-6)
+
+
 def test_a_constant_channel_can_be_divided_by() -> None:
     assert pixel_statistics(torch.full((4, 1, 3, 3), 51, dtype=torch.uint8)) == ((pytest.approx(0.2),), (1.0,))
 

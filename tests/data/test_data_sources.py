@@ -36,7 +36,9 @@ def test_synthetic_is_the_same_every_time_and_learnable(tmp_path: Path) -> None:
     assert labels.bincount().tolist() == [32] * 4
     # The nearest class mean of the training images tells the test images apart.
     means = torch.stack([images[labels == label].mean(0) for label in range(4)])
+    seen = {image.numpy().tobytes() for image in images}
     images, labels = everything(first.test)
+    assert not any(image.numpy().tobytes() in seen for image in images)
     assert torch.cdist(images.flatten(1), means.flatten(1)).argmin(1).eq(labels).all()
     assert not any(tmp_path.iterdir())
 

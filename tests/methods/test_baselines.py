@@ -77,6 +77,19 @@ def test_magnitude_keeps_the_largest_of_the_dense_network() -> None:
     assert setup.allocation.hard(method.scores()).tolist() == [1, 0, 0, 1]
 
 
+def test_the_share_of_each_group_that_is_kept() -> None:
+    """Of four and four weights the best four: three of the first layer and one of the second."""
+    first, second = nn.Linear(4, 1, bias=False), nn.Linear(1, 4, bias=False)
+    set_weights(first, 9, -8, 7, 0.1)
+    with torch.no_grad():
+        second.weight.copy_(torch.tensor([[0.2], [-6.0], [0.3], [0.4]]))
+    model = nn.Sequential(nn.Flatten(), first, second)
+    allocation = Allocation(make_units(model, (1, 2, 2), "weight"), "params", "global", 0.5)
+    method = OneShot(Setup(model, allocation, 1, generator(0)))
+    method.begin()
+    assert method.keep_ratios().tolist() == [0.75, 0.25]
+
+
 def test_random_depends_on_the_seed_alone() -> None:
     masks = []
     for seed, fill in ((0, 1.0), (0, -7.0), (1, 1.0)):

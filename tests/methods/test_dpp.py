@@ -159,6 +159,37 @@ def test_frequencies_of_the_draws() -> None:
     assert bool(((frequencies - p).abs() <= 3 * standard_errors).all())
 
 
+def test_the_noise_falls_on_a_line_to_its_end_in_the_last_step() -> None:
+    method, _ = make_dpp(torch.ones(6, 10).tolist(), 0.8, sigma=2.0, sigma_end=0.5)
+    method.phi.data.zero_()
+
+    def noise(progress: float) -> Tensor:
+        torch.manual_seed(0)
+        return method.draw(progress).detach()
+
+    torch.testing.assert_close(noise(0.5), 1.25 / 2 * noise(0.0))
+    torch.testing.assert_close(noise(1.0), 0.5 / 2 * noise(0.0))
+    method, _ = make_dpp(torch.randn(6, 10).tolist(), 0.8, sigma=1000.0, sigma_end=0.0)
+    assert torch.equal(method.mask(9), method.final_mask())
+    assert not torch.equal(method.mask(8), method.final_mask())
+
+
+def test_the_budget_comes_down_along_the_cubic() -> None:
+    """Of eight units (1 - p / 0.5)^3 of the half that goes: 8 (1 - 0.244) = 6.05 and 8 (1 - 0.392) = 4.86."""
+    method, _ = make_dpp([[float(i) for i in range(1, 9)]], 0.5, "global", ramp=0.5)
+    assert [int(method.mask(step).sum()) for step in range(10)] == [8, 6, *[4] * 8]
+
+
+def test_a_first_step_of_the_logits_by_hand() -> None:
+    """Adam's is by the sign of the gradient, at the logits' own rate and not the weights'."""
+    method, _ = make_dpp([[1.0, -2.0, 4.0, 8.0]], 0.5, score_lr=0.25)
+    start, optimizer = method.phi.detach().clone(), method.optimizer(lr=7.0)
+    assert optimizer is not None
+    method.phi.grad = torch.tensor([3.0, 4, 0, -2])
+    optimizer.step()
+    torch.testing.assert_close(method.phi.detach(), start - 0.25 * torch.tensor([1.0, 1, 0, -1]))
+
+
 def test_a_dropped_weight_gets_no_gradient_and_can_return() -> None:
     """Check 3 of the card: phi learns through S, w through A; a unit outside this draw has its logit trained on."""
     method, layer = make_dpp([[1.0, -2.0, 3.0, 0.5]], 0.5, sigma=0.0, sigma_end=0.0, spread=0.7, steps=40)

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruner.bench import Bench, prepare
 from pruner.config import Config
+from pruner.methods.base import Setup
 from pruner.methods.dtp import DTP
 from pruner.results.store import RunFolder
+from pruner.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
+from pruner.sparsity.units import make_units
 
 
 def dtp_of(bench: Bench) -> DTP:
     method, _ = bench.method()
     assert isinstance(method, DTP)
     return method
+
+
+def dtp_on(*weights: float, steps: int, **options: Any) -> DTP:
+    """On one linear layer with these weights, each a unit, of which half may stay; none is protected."""
+    layer = nn.Linear(len(weights), 1, bias=False)
+    layer.weight.data.copy_(torch.tensor([weights]))
+    model = nn.Sequential(nn.Flatten(), layer)
+    units = make_units(model, (1, 1, len(weights)), "weight")
+    allocation = Allocation(units, "params", "global", 0.5, min_units=0)
+    return DTP(Setup(model, allocation, steps, generator(0, "method")), **options)
 
 
 def slope(y: Tensor, x: Tensor) -> float:
@@ -47,6 +61,38 @@ def test_the_method_accumulates_the_scores_of_its_steps(tiny_config: Callable[..
         method.update(step)
     assert method.setup.steps == 6
     assert slope(method.scores() - before, method.latent) == pytest.approx(6, rel=1e-5)
+
+
+def test_the_sharpness_is_reached_in_the_last_step_of_the_phase() -> None:
+    """Of 1, 2, 3 and 6 the mean is 3 and the variance 3.5; log-odds grow to 2 x s after T steps of s, here x = 3.
+
+    What is folded looks one step ahead, with the scores as they are.
+    """
+    method = dtp_on(1, -2, 3, -6, steps=4, sharpness=3.0, ramp=0.0)
+    s = torch.tensor([-2.0, -1, 0, 3]) / 3.5**0.5
+    torch.testing.assert_close(method.latent.detach(), s)
+    for step in range(4):
+        torch.testing.assert_close(method.mask(step).detach(), soft_mask(2 * 3 * s * (step + 1) / 4, 2))
+        method.update(step)
+    torch.testing.assert_close(method.final_mask(), soft_mask(2 * 3 * s * 5 / 4, 2))
+
+
+def test_the_budget_comes_down_along_the_cubic() -> None:
+    """Of eight units (1 - p / 0.5)^3 of the half that goes: 8 (1 - 0.244) = 6.05 and 8 (1 - 0.392) = 4.86."""
+    method = dtp_on(*range(1, 9), steps=10, ramp=0.5)
+    assert [float(method.mask(step).detach().sum()) for step in range(10)] == pytest.approx([8, 6, *[4] * 8])
+
+
+def test_a_step_of_the_scores_by_hand() -> None:
+    """By the gradient over its root mean square, without momentum, at the scores' own rate and not the weights'."""
+    method = dtp_on(1, -2, 3, -6, steps=4, score_lr=0.5)
+    start, rms = method.latent.detach().clone(), (29 / 4) ** 0.5
+    optimizer = method.optimizer(lr=7.0)
+    assert optimizer is not None
+    for _ in range(2):
+        method.latent.grad = torch.tensor([3.0, 4, 0, -2])
+        optimizer.step()
+    torch.testing.assert_close(method.latent.detach(), start - 2 * 0.5 * torch.tensor([3.0, 4, 0, -2]) / rms)
 
 
 def test_a_step_that_is_not_updated_leaves_the_plan_alone(tiny_config: Callable[..., Config]) -> None:

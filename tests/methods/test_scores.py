@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,32 @@ def test_scores_that_probe_need_images(two_pixels: Setup) -> None:
             score(setup, name)
 
 
+def test_answers_are_computed_as_the_run_computes(two_pixels: Setup) -> None:
+    """With one bit all weights that are left are their mean: 5/3 of 2, 1 and 2; their sign counts 0 as positive."""
+    image = torch.tensor([[[[1.0, 2.0]]]])
+    found = replace(two_pixels, bits=1).logits(torch.tensor([1.0, 1, 0, 1]), image)
+    assert found.flatten().tolist() == pytest.approx([5, 10 / 3])
+    coarse = replace(two_pixels, precision="bfloat16").logits(torch.ones(4), image * 1.001)  # which is 1 and 2 there
+    assert (coarse.tolist(), coarse.dtype) == ([[4, 4]], torch.float32)
+
+
 # snip
 
 
 def test_snip_by_hand(two_pixels: Setup) -> None:
     """Equal logits: p = 1/2, dL/dz = (-1/2, 1/2) for the image (1, 2), and nothing from the other of the two."""
     assert score(two_pixels, "snip", per_class=1).tolist() == pytest.approx([0.5, 0.5, 0, 1])
+
+
+def test_snip_adds_up_gradients_before_their_size_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal logits again, now 4 for (1, 2) and 8 for (2, 4), one batch each, which pull in opposite ways.
+
+    dL/dw = (-1/2, 1/2) (1, 2) / 2 + (1/2, -1/2) (2, 4) / 2 = (1/4, -1/4) (1, 2).
+    """
+    monkeypatch.setattr("pruner.methods.scores.probing._BATCH", 1)
+    images = image_set(torch.tensor([[[[1, 2]]], [[[2, 4]]]]), [0, 1])
+    setup = setup_of(nn.Sequential(nn.Flatten(), linear([2, 1], [0, 2])), images)
+    assert score(setup, "snip", per_class=1).tolist() == pytest.approx([1 / 2, 1 / 2, 0, 1])
 
 
 def test_snip_is_weight_times_gradient(resnet: tuple[nn.Module, TensorSet]) -> None:

@@ -135,6 +135,21 @@ def test_a_mask_parameter_hears_weight_times_error_times_activation() -> None:
     assert float(method.latent.grad.abs().min()) > 0
 
 
+def test_the_budget_comes_down_along_the_cubic() -> None:
+    """Of eight units (1 - p / 0.5)^3 of the half that goes: 8 (1 - 0.244) = 6.05 and 8 (1 - 0.392) = 4.86."""
+    _, method = smart_on(torch.arange(1.0, 9), steps=11, ramp=0.5)
+    assert [float(method.mask(step).detach().sum()) for step in range(11)] == pytest.approx([8, 6, *[4] * 9])
+
+
+def test_a_first_step_of_the_mask_parameters_by_hand() -> None:
+    """By the gradient over its root mean square, at their own rate and not the weights'."""
+    _, method = smart_on(torch.tensor([1.0, -2, 3, -6]), score_lr=0.5)
+    start, rms = method.latent.detach().clone(), (29 / 4) ** 0.5
+    method.latent.grad = torch.tensor([3.0, 4, 0, -2])
+    method.optimizer(lr=7.0).step()
+    torch.testing.assert_close(method.latent.detach(), start - 0.5 * torch.tensor([3.0, 4, 0, -2]) / rms)
+
+
 def trained_toy(seed: int = 0, **options: Any) -> tuple[float, float, int]:
     """(loss with soft masks, loss after hardening, fractional masks) of a regression on features that come twice.
 

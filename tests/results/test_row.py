@@ -99,6 +99,25 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_name_of_a_file_is_as_lasting_as_its_bytes(tmp_path, monkeypatch):
+    """What a power failure may undo: the bytes are on the disk before they get their name, and then the name is."""
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(file):
+        done.append(("sync", os.fstat(file).st_ino))
+        fsync(file)
+
+    def replaced(source, target):
+        done.append(("replace", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomically(tmp_path / "file", b"x")
+    file, folder = (tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino
+    assert done == [("sync", file), ("replace", file), ("sync", folder)]
+
+
 def test_a_file_has_the_permissions_of_any_other_and_missing_folders_are_made(tmp_path):
     (tmp_path / "plain").write_bytes(b"x")
     write_atomically(tmp_path / "a" / "b" / "file", b"x")

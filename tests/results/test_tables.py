@@ -10,7 +10,7 @@ import scipy.stats
 from pruner.checks import ConfigError
 from pruner.results.remarks import caption, line_names, remarks
 from pruner.results.spread import Difference, paired, spread
-from pruner.results.tables import HIGHER, LOWER, Layout, tables
+from pruner.results.tables import Layout, tables
 from tests.results.made_rows import run
 
 # method: sparsity: the accuracies of seeds 0, 1, ...; cells that are empty, of one seed, and of few common seeds.
@@ -158,11 +158,19 @@ def test_a_pictures_lines_are_the_tables_lines():
     assert {"method", "scope", "options", "sparsity"}.isdisjoint(pictures) and "budget" in pictures
 
 
-def test_less_is_better_of_costs():
-    rows = [run("a", macs_kept=10), run("b", macs_kept=5)]
-    assert tables(rows, Layout(value="macs_kept"))[0].rows == [("b",), ("a",)]
-    assert tables(rows, Layout(value="achieved_sparsity"))[0].rows == [("a",), ("b",)]
-    assert not set(HIGHER) & set(LOWER)
+ACCURATE = ["dense_accuracy", "soft_accuracy", "hard_accuracy", "accuracy", "accuracy_top5"]
+COSTLY = [
+    *("params_kept", "macs_kept", "prunable_params_kept", "prunable_macs_kept", "size_bytes"),
+    *("dense_seconds", "prune_seconds", "finetune_seconds", "latency_ms", "dense_latency_ms"),
+]
+
+
+@pytest.mark.parametrize("value", [*ACCURATE, *COSTLY, "achieved_sparsity"])
+def test_less_is_better_of_costs(value):
+    """And more of accuracies; what is neither stands by name."""
+    rows = [run("a", **{value: 10}), run("b", **{value: 20}), run("c", **{value: 5})]
+    best_first = {**dict.fromkeys(ACCURATE, "bac"), **dict.fromkeys(COSTLY, "cab")}.get(value, "abc")
+    assert tables(rows, Layout(value=value))[0].rows == [(method,) for method in best_first]
 
 
 def test_a_value_that_no_run_has():

@@ -125,6 +125,36 @@ def test_what_rounding_took_goes_to_the_layers_that_lost_most() -> None:
     assert kept_of(units, Allocation(units, "params", "layer", 0.54).hard(torch.rand(35))) == [7, 5, 4]
 
 
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.75, [13, 23]), (0.25, [38, 70]), (0.125, [54, 72]), (0.0, [72, 72])])
+def test_erk_by_hand(sparsity: float, kept: list[int]) -> None:
+    """Of 72 weights each: (4 + 2 + 3 + 3) / 72 of the convolution, (18 + 4) / 72 of the linear layer, so 6 to 11.
+
+    36 are shared out as 12.7 and 23.3, 108 as 38.1 and 69.9; of 126 the linear layer's part would be 81.5.
+    """
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.Flatten(), nn.Linear(4, 18, bias=False))
+    units = make_units(model, (2, 3, 3), "weight")
+    assert kept_of(units, Allocation(units, "params", "erk", sparsity).hard(torch.rand(144))) == kept
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.6, [5, 3]), (0.25, [5, 10]), (0.1, [8, 10]), (0.0, [10, 10])])
+def test_custom_ratios_by_hand(sparsity: float, kept: list[int]) -> None:
+    """Half of the first ten weights; the others take up the rest. A budget above that, on its way down, opens both."""
+    linear = (nn.Linear(2, 5, bias=False), nn.Linear(5, 2, bias=False))
+    units = make_units(nn.Sequential(nn.Flatten(), *linear), (2, 1, 1), "weight")
+    allocation = Allocation(units, "params", "custom", 0.6, ratios={"1": 0.5})
+    assert kept_of(units, allocation.hard(torch.rand(20), sparsity)) == kept
+    assert allocation.kept(sparsity) == kept
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(1 - 1 / 6, 2), (1 / 3, 8), (0.4, 7), (0.95, 1), (0.0, 12)])
+def test_rows_of_twelve_by_hand(sparsity: float, kept: int) -> None:
+    """1 - 1/6 has been rounded up, and a sixth of twelve is two all the same; one stays however little is left."""
+    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False)), (12, 1, 1), "weight")
+    allocation = Allocation(units, "params", "row", sparsity)
+    assert allocation.kept() == [kept]
+    assert allocation.hard(torch.rand(24)).view(2, 12).sum(1).tolist() == [kept, kept]
+
+
 @pytest.mark.parametrize("percent", range(0, 100))
 def test_typed_decimals_are_exact(percent: int) -> None:
     units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(20, 5, bias=False)), (20, 1, 1), "weight")

@@ -92,5 +92,5 @@ def test_revived_names_what_is_not_zero() -> None:
             dict(model.named_parameters())[name].mul_(zero)
     assert revived(model, units, mask) == []
     with torch.no_grad():
-        model.get_parameter("3.weight")[2, 0] = 1e-30
+        model.get_parameter("3.weight")[2, 0] = -1e-30
     assert revived(model, units, mask) == ["3.weight"]

@@ -67,6 +67,18 @@ def test_pruned_weights_stay_zero_through_momentum_and_weight_decay(granularity:
 
 
 @GRANULARITIES
+def test_a_fixed_mask_forgets_what_was_shown(granularity: str) -> None:
+    _, units, masked = make(granularity)
+    hard, shown, images = random_mask(units.n), torch.zeros(units.n), torch.randn(4, *SHAPE)
+    masked.eval().fix(hard)
+    expected = masked(images)
+    masked.gate(torch.ones(units.n), shown)
+    assert torch.equal(masked.mask, shown) and not torch.equal(masked(images), expected)
+    masked.fix(hard)
+    assert torch.equal(masked.mask, hard) and torch.equal(masked(images), expected)
+
+
+@GRANULARITIES
 def test_fixed_masks_hide_dead_weights_from_loss_and_gradient(granularity: str) -> None:
     model, units, masked = make(granularity)
     hard = random_mask(units.n)

@@ -145,6 +145,21 @@ def test_magnitudes_by_hand() -> None:
     assert make_units(model, (1, 2, 2), "weight", ("first", "fc")).magnitudes(parameters).tolist() == [4, 0, 2, 2]
 
 
+@pytest.mark.parametrize("granularity", ["weight", "kernel", "filter"])
+def test_a_unit_of_zeros_has_the_gradient_zero(granularity: str) -> None:
+    """And not that of a root at 0, which is infinite; a layer of zeros likewise."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 2, bias=False), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(torch.tensor([0.0, 2]).view(2, 1, 1, 1).expand(2, 1, 2, 2))
+        model.get_parameter("1.weight").zero_()
+    magnitudes = make_units(model, (1, 2, 2), granularity).magnitudes(dict(model.named_parameters()))
+    magnitudes.sum().backward()
+    for name in ("0.weight", "1.weight"):
+        parameter = model.get_parameter(name)
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all())
+        assert bool((parameter.grad[parameter == 0] == 0).all())
+
+
 @pytest.mark.parametrize("granularity", ["kernel", "block", "filter"])
 def test_no_layer_gains_by_growing_as_a_whole(granularity: str) -> None:
     """Magnitudes are free of their layer's scale, and so is their gradient: none along a layer's own weights."""

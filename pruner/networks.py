@@ -7,21 +7,30 @@ weights are stored).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
 from pruner.packing import unpack
 from pruner.removal import cut, first
+from pruner.results.reading import read_json
 from pruner.results.row import one_line
-from pruner.results.tensors import check_fit, read_json, read_tensors, write_json, write_tensors
+from pruner.results.tensors import check_fit, read_tensors, write_json, write_tensors
 
 NEEDED = ("label", "name", "options", "shape", "classes")
+# A file of another's may be small and describe a network for which there is no memory.
+LARGEST_IMAGE = 2**25  # numbers
+MOST_PARAMETERS = 20_000
+MOST_FREE = 2**28  # numbers of a whole network, whatever of it is in the file
+MOST_FOR_A_BYTE = 256  # of a file in which only a thousandth of the network is left
 
 
 def save_model(folder: str | Path, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> None:
@@ -46,8 +55,10 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     description, path = Path(folder) / "model.json", Path(folder) / "model.safetensors"
     architecture = read_json(description)
     tensors = read_tensors(path)
+    stored = sum(tensor.nbytes for tensor in tensors.values())
     try:
-        model = _build(architecture, own_code)
+        with _at_most(max(MOST_FREE, MOST_FOR_A_BYTE * stored)):
+            model = _build(architecture, own_code)
     except ConfigError as error:
         raise ConfigError(f"{description}: {error}") from error
     try:
@@ -60,24 +71,49 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     return model.eval(), architecture
 
 
+@contextmanager
+def _at_most(numbers: int) -> Iterator[None]:
+    """Raises MemoryError where a network that is being built has more than MOST_PARAMETERS parameters, or more than so
+    many numbers in them: before these are filled, which is when they take memory.
+    """
+    parameters = total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal parameters, total
+        parameters, total = parameters + 1, total + parameter.numel()
+        if parameters > MOST_PARAMETERS or total > numbers:
+            raise MemoryError(f"{total:,} numbers in {parameters:,} parameters, for so small a model.safetensors")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _build(architecture: dict[str, Any], own_code: bool) -> nn.Module:
-    """The network that a model.json describes, with fresh parameters. Raises ConfigError."""
+    """The network that a model.json describes, with fresh parameters; its tensors are all in the other file, so that
+    no trained weights are looked for. Raises ConfigError.
+    """
     missing = [key for key in NEEDED if key not in architecture]
     if missing:
         raise ConfigError(f"lacks {', '.join(missing)}")
     label, name, options, shape, classes = (architecture[key] for key in NEEDED)
     sizes = [*shape, classes] if isinstance(shape, list) else []
-    if len(sizes) != 4 or any(type(size) is not int or size < 1 for size in sizes) or not isinstance(options, dict):
+    whole = len(sizes) == 4 and all(type(size) is int and 1 <= size < 2**63 for size in sizes)
+    if not whole or not isinstance(options, dict):
         raise ConfigError("options, shape and classes are not {...}, [channels, height, width] and a number")
+    if math.prod(sizes[:3]) > LARGEST_IMAGE:
+        raise ConfigError(f"shape={shape}: images of more than {LARGEST_IMAGE:,} numbers")
     if ":" in str(name) and not own_code:
         raise ConfigError(f"name={name}: a class outside of pruner, which would be run; say own_code if you trust it")
     choice = Choice(label=str(label), name=str(name), options=options)
     try:
-        model = build(choice, (sizes[0], sizes[1], sizes[2]), classes)
+        model = build(choice, (sizes[0], sizes[1], sizes[2]), classes, trained=False)
     except (RuntimeError, MemoryError) as error:  # torch's, for sizes beyond all memory
         raise ConfigError(one_line(f"cannot be built ({error})")) from error
     widths = architecture.get("widths", {})
     if not isinstance(widths, dict):
         raise ConfigError(f"widths={widths}: expected the widths of modules by name")
-    cut(model, first(widths))
+    cut(model, first(widths, model))
     return model

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruner.checks import ConfigError
-from pruner.results.row import one_line
+from pruner.checks import ConfigError, one_line, printable
 
 if TYPE_CHECKING:
     from pruner.data import ImageSet
@@ -72,7 +71,7 @@ def _export(given: argparse.Namespace) -> int:
     print(f"{'size:':15} {written.size}")
     as_good = test is None or _same_accuracy(network, written.predict, test)
     for path in written.paths:
-        print(f"wrote {path}")
+        print(f"wrote {printable(path)}")
     return 0 if as_good else 1
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruner.checks import ConfigError, one_of
-from pruner.results.row import COLUMNS, TEXT, Row, one_line, read_rows
+from pruner.checks import LARGEST, ConfigError, one_line, one_of, printable
+from pruner.results.row import COLUMNS, LABELS, TEXT, Row, read_rows
 from pruner.results.store import RunFolder
 
 
@@ -23,16 +23,25 @@ class Gathered:
     unreadable: list[str] = field(default_factory=list)
 
     def configs(self) -> dict[str, dict[str, Any]]:
-        """The config.yaml of each run that has one, by run_id; a damaged one goes to `unreadable`."""
+        """The config.yaml of each run that has one, by run_id, in printable text; damaged ones go to `unreadable`."""
         found = {}
         for row in self.rows:
             folder = self.folders.get(row["run_id"])
             if folder is not None and folder.config.exists():
                 try:
-                    found[row["run_id"]] = folder.read_config()
+                    found[row["run_id"]] = _printable(folder.read_config())
                 except ConfigError as error:
                     self.unreadable.append(str(error))
         return found
+
+
+def _printable(value: Any) -> Any:
+    """Plain values, with text as it can go into any table."""
+    if isinstance(value, dict):
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def result_files(places: Sequence[str]) -> list[Path]:
@@ -55,7 +64,7 @@ def gather(files: Iterable[Path]) -> Gathered:
     gathered = Gathered()
     for path in files:
         try:
-            found = read_rows(path)
+            found = read_rows(path, further=LABELS)
             for row in found:
                 _check(path, row)
         except (ConfigError, OSError) as error:
@@ -107,6 +116,8 @@ def _check(path: Path, row: Mapping[str, Any]) -> None:
     empty = [name for name in ("method", "sparsity", "accuracy") if row["status"] == "done" and row[name] is None]
     if empty:
         raise ConfigError(f"{path}: a run that is done has no {empty[0]}")
-    odd = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    if odd:
-        raise ConfigError(f"{path}: {odd[0]}={row[odd[0]]}: expected a finite number")
+    odd = [name for name, value in row.items() if isinstance(value, float) and not abs(value) <= LARGEST]
+    if odd:  # also a NaN; the square of a larger one is no float
+        raise ConfigError(f"{path}: {odd[0]}={row[odd[0]]}: expected a finite number, of 32 bits")
+    if row["sparsity"] is not None and not 0 <= row["sparsity"] < 1:
+        raise ConfigError(f"{path}: sparsity={row['sparsity']}: at least 0 and below 1")

@@ -1,4 +1,5 @@
-"""Tensors and plain values as files: safetensors and JSON, never pickles; written whole or not at all.
+"""Tensors and plain values as files: safetensors and JSON, never pickles; written whole or not at all. JSON is read
+where all plain values are (`reading`).
 
 torch is imported only where tensors are written or read.
 """
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.checks import ConfigError
-from pruner.results.row import one_line, write_atomically
+from pruner.results.reading import check_regular
+from pruner.results.row import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +22,6 @@ if TYPE_CHECKING:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes plain values as JSON, atomically."""
     write_atomically(path, (json.dumps(dict(values), indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises ConfigError, one line that names the file, when it cannot be read."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object")
-    return values
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -49,9 +40,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        check_regular(path)
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
 
 
 def check_fit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -62,6 +54,6 @@ def check_fit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
         found = tensors[name]
         if (found.shape, found.dtype) != (expected.shape, expected.dtype):
             kinds = [f"{list(one.shape)} of {one.dtype}" for one in (found, expected)]
-            raise ConfigError(one_line(f"{name}: has {kinds[0]}, expected {kinds[1]}"))
+            raise ConfigError(f"{name}: has {kinds[0]}, expected {kinds[1]}")
     for name in tensors.keys() - state.keys():
         raise ConfigError(f"{name}: belongs to nothing in the network")

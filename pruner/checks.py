@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,25 @@ LARGEST = (2 - 2**-23) * 2.0**127  # of 32-bit floats, which networks compute wi
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be run; the message is one line: key, value, what is allowed."""
+    """The configuration cannot be run, or a file not be used; the message is one line: key, value, what is allowed.
+
+    Whatever it was made of: names, values and other programs' words may have line ends and a terminal's commands.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(message))
+
+
+def printable(text: object) -> str:
+    """`text` with a blank for every character that is not seen but acts: line ends, a terminal's commands, signs that
+    turn the direction of text, halves of characters. All that can be seen stays as it is.
+    """
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def one_line(text: object) -> str:
+    """`text` on one line, without control characters and runs of blanks."""
+    return " ".join(printable(text).split())
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -76,6 +95,8 @@ def plain(value: Any, key: str) -> Any:
         require(writable, key, ascii(value), "has characters that no file can hold")
     else:
         require(value is None or isinstance(value, bool | int | float), key, value, "expected a number or text")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:  # of which Python cannot even say all digits
+            raise ConfigError(f"{key}: a whole number that is larger than any float")
     return value
 
 

@@ -23,9 +23,10 @@ from pruner import own_code
 from pruner.checks import ConfigError, build
 from pruner.config import OPEN_GROUPS, Choice, Config, absolute, expand, path_options
 from pruner.data.paths import EMBEDDED, PARTS, data_file
+from pruner.results.reading import read_json
 from pruner.results.row import one_line
 from pruner.results.store import DenseStore, Folder, RunFolder
-from pruner.results.tensors import read_json, write_json
+from pruner.results.tensors import write_json
 
 log = logging.getLogger("pruner")
 

@@ -56,13 +56,18 @@ def widths_of(model: nn.Module, left: Mapping[str, Left]) -> Widths:
     }
 
 
-def first(widths: Mapping[str, Mapping[str, int]]) -> dict[str, Left]:
-    """The first so many channels of each module, which has the shapes of `widths_of`. Raises ConfigError for others."""
+def first(widths: Mapping[str, Mapping[str, int]], model: nn.Module) -> dict[str, Left]:
+    """The first so many channels of each module of `model`, in the form of `widths_of`. Raises ConfigError for another
+    form, and for more channels than any module has.
+    """
     left = {}
+    most = max((size for parameter in model.parameters() for size in parameter.shape), default=0)
     for name, sides in widths.items():
         fits = isinstance(sides, dict) and sides.keys() <= {"outs", "ins"}
         if not fits or any(type(count) is not int or count < 1 for count in sides.values()):
             raise ConfigError(f"widths.{name}={sides}: expected whole numbers above 0 as outs and ins")
+        if max(sides.values(), default=0) > most:
+            raise ConfigError(f"widths.{name}={sides}: nothing in this network has more than {most}")
         left[name] = Left(**{side: tuple(range(count)) for side, count in sides.items()})
     return left
 

@@ -32,7 +32,7 @@ from pruner.gpus import own_gpu, room
 from pruner.job import LATER
 from pruner.launchers import GROUP, cores_here, share
 from pruner.results.console import closing, in_one_line
-from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
+from pruner.results.row import LABELS, one_line, write_atomically
 from pruner.stopping import endings_raise
 from pruner.workers import WORKER, Labelled, with_workers
 
@@ -189,12 +189,17 @@ def _outcome(job: JobReturn) -> tuple[int, str]:
 def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
     """Gathers the rows that are there into results.csv; prints their tables, and what went wrong. 1: no results.csv."""
     from pruner.results import compare
+    from pruner.results.apart import keep_apart, write_gathered
+    from pruner.results.settings import flat
+    from pruner.results.tables import Layout
 
-    rows = {cell.number: row for cell in cells if (row := cell.folder.row())}
+    rows = {cell.number: row | dict.fromkeys(LABELS) for cell in cells if (row := cell.folder.row())}
+    settings = {row["run_id"]: flat(cell.config.to_dict()) for cell in cells if (row := rows.get(cell.number))}
+    keep_apart(list(rows.values()), settings, Layout())
     results: Path | None = folder / "results.csv" if rows else None
     if results:
         try:
-            write_table(results, COLUMNS, rows.values())
+            write_gathered(results, list(rows.values()))
         except OSError as error:
             print(f"pruner: {results}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
             results = None

@@ -220,6 +220,7 @@ def test_what_cannot_be_exported(run: RunFolder, tmp_path: Path, refused: Callab
         ("masks", {"channels": {"conv1": {"outs": [0, 0]}}, "tiles": {}}, "conv1: the outs that are left are not in"),
         ("masks", {"channels": {"conv1": {"outs": "all"}}, "tiles": {}}, "masks.channels.conv1"),
         ("masks", "the zeros of the weights", "masks"),
+        ("bits", [], "model.json: bits=[]: expected a whole number"),
         # what reads its channels stays
         ("masks", {"channels": {"layer1.0.conv1": {"outs": [0]}}, "tiles": {}}, "masks.channels do not fit"),
     ],
@@ -243,6 +244,23 @@ def test_a_flipped_bit_is_not_exported(run: RunFolder, refused: Callable[..., st
     data[-1] ^= 1
     run.model.write_bytes(data)
     assert refused(str(run.path)).startswith(f"pruner-export: {run.model}: not the file that")
+
+
+@pytest.mark.parametrize("column", ["accuracy", "params_total"])
+def test_a_row_without_its_numbers(run: RunFolder, column: str, refused: Callable[..., str]) -> None:
+    row = run.finished()
+    assert row is not None
+    run.write_result(row | {column: None})
+    assert f"result.csv: {column}=None: a run that is done has one" in refused(str(run.path))
+
+
+def test_the_current_folder_may_be_the_runs_own(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.path)
+    assert main(["."]) == 0
+    assert "wrote export/model.safetensors\n" in capsys.readouterr().out
+    load_model("export")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "empty"])

@@ -17,8 +17,8 @@ from pruner.checks import ConfigError
 from pruner.config import Choice, Config
 from pruner.job import execute
 from pruner.models import build
+from pruner.results.reading import read_json
 from pruner.results.store import RunFolder
-from pruner.results.tensors import read_json
 
 LOOK = "look at dataset.mean and std"
 

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import resource
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pruner.checks import ConfigError
+from pruner.config import Choice
+from pruner.models import build
 from pruner.networks import load_model, save_model
 
 SOURCE = """
@@ -183,3 +186,61 @@ def test_a_pickle_that_calls_itself_safetensors_is_not_read(tiny, tmp_path):
     save_model(tmp_path, tiny.state_dict(), ARCHITECTURE)
     torch.save(tiny.state_dict(), tmp_path / "model.safetensors")
     assert refusal(tmp_path).startswith(f"{tmp_path / 'model.safetensors'}: cannot be read")
+
+
+@pytest.mark.parametrize("weights", ["default", "nowhere.safetensors"])
+def test_no_weights_are_looked_for_where_the_file_has_them_all(tmp_path, monkeypatch, weights):
+    def look(*anything):
+        raise AssertionError("weights were looked for")
+
+    monkeypatch.setattr("pruner.models.torchvision._download", look)
+    monkeypatch.setattr("pruner.models.torchvision._read", look)
+    options = {"arch": "squeezenet1_1", "weights": weights}
+    description = {"label": "x", "name": "torchvision", "options": options, "shape": [3, 64, 64], "classes": 5}
+    trained = build(Choice("x", "torchvision", {"arch": "squeezenet1_1"}), (3, 64, 64), 5)
+    save_model(tmp_path, trained.state_dict(), description)
+    model, _ = load_model(tmp_path)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), trained.eval()(images))
+
+
+def test_a_network_without_its_weights_feeds_images_as_with_them():
+    """torchvision's weights of these were trained on inputs scaled in another way, which is a part of the network."""
+    for weights in (None, "default"):
+        with torch.device("meta"):
+            choice = Choice("x", "torchvision", {"arch": "googlenet", "weights": weights})
+            model = build(choice, (3, 224, 224), 10, trained=False)
+        assert model.transform_input is (weights == "default")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shape": [10**9, 8, 8]}, "images of more than"),
+        ({"shape": [1, 10**9, 10**9]}, "images of more than"),
+        ({"classes": 10**9}, "cannot be built"),
+        ({"classes": 2**64}, "options, shape and classes are not"),
+        ({"options": {"width": 10**9}}, "cannot be built"),
+        ({"options": {"width": 8}, "classes": 2**27}, "numbers in 64 parameters"),  # 17 GB, if they were filled
+        ({"widths": {"conv1": {"outs": 10**12}}}, "nothing in this network has more than 10"),
+        ({"name": "vit", "options": {"depth": 10**9}}, "parameters, for so small a model.safetensors"),
+        ({"name": "vit", "options": {"patch": 1, "dim": 2**20}, "shape": [1, 512, 512]}, "gives 262144 tokens"),
+        ({"name": "vgg16", "options": {"width": 1e9}, "shape": [1, 32, 32]}, "cannot be built"),
+    ],
+)
+def test_a_description_of_more_than_there_is_memory_for(tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr("pruner.networks.MOST_PARAMETERS", 200)  # a tenth of a second in the place of ten
+    description = {"label": "x", "name": "resnet20", "options": {"width": 1}, "shape": [1, 8, 8], "classes": 10}
+    state = build(Choice("x", "resnet20", {"width": 1}), (1, 8, 8), 10).state_dict()
+    save_model(tmp_path, state, description | changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError) as error:
+        load_model(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'model.json'}: ") and said in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # kB
+
+
+def test_what_bounds_a_network_of_a_file_leaves_others_alone(tiny, tmp_path):
+    save_model(tmp_path, tiny.state_dict(), ARCHITECTURE | {"classes": 2**40})
+    refusal(tmp_path)
+    assert not torch.nn.modules.module._global_parameter_registration_hooks

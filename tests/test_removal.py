@@ -58,7 +58,7 @@ def test_a_network_without_its_dead_heads_is_the_masked_one(name: str) -> None:
     assert sum(parameter.numel() for parameter in small.parameters()) == counts.params_kept < counts.params_total
     assert count_macs(small, shape) == counts.macs_kept < counts.macs_total
     again = copy.deepcopy(dense)
-    cut(again, first(widths_of(model, units.left(mask))))
+    cut(again, first(widths_of(model, units.left(mask)), again))
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(images), small(images))
 
@@ -109,7 +109,7 @@ def test_a_shared_weight_is_cut_once_and_stays_shared() -> None:
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ({"conv": {"outs": 7}}, "conv: has 6 outs, so that 7 are too many"),
+        ({"conv": {"outs": 7}}, "widths.conv={'outs': 7}: nothing in this network has more than 6"),
         ({"conv": {"outs": 0}}, "widths.conv={'outs': 0}: expected whole numbers above 0 as outs and ins"),
         ({"conv": {"outs": True}}, "widths.conv={'outs': True}: expected whole numbers above 0 as outs and ins"),
         ({"conv": {"depth": 1}}, "widths.conv={'depth': 1}: expected whole numbers above 0 as outs and ins"),
@@ -123,5 +123,5 @@ def test_widths_that_do_not_fit_are_named(widths: Any, message: str) -> None:
     model = nn.Module()
     model.conv, model.pool = nn.Conv2d(4, 6, 3, groups=2), nn.MaxPool2d(2)
     with pytest.raises(ConfigError) as error:
-        cut(model, first(widths))
+        cut(model, first(widths, model))
     assert str(error.value) == message

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, one_line, printable
 from pruner.export.placing import moved, place, staged
 from pruner.folders import user_folder
-from pruner.results.row import one_line
 
 if TYPE_CHECKING:
     from pruner.data import ImageSet
@@ -73,7 +72,7 @@ def _export(given: argparse.Namespace) -> int:
     print(f"{'size:':15} {written.size}")
     as_good = test is None or _same_accuracy(network, written.predict, test)
     for path in paths:
-        print(f"wrote {path}")
+        print(f"wrote {printable(path)}")
     return 0 if as_good else 1
 
 

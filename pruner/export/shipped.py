@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pruner import __version__
-from pruner.checks import ConfigError, build
+from pruner.checks import ConfigError, build, convert, one_line, require
 from pruner.indexing import Tile
 from pruner.networks import load_model
 from pruner.removal import Widths, widths_of, without
-from pruner.results.row import Row, one_line
+from pruner.results.row import Row
 from pruner.results.store import RunFolder
 from pruner.sparsity.base import Left
 from pruner.sparsity.layers import count_macs
@@ -87,6 +87,8 @@ def shipped(folder: str | Path, own_code: bool = False) -> Shipped:
     row = run.finished()
     if row is None:
         raise ConfigError(f"{folder}: no finished run here (result.csv with status done)")
+    for name in ("accuracy", "params_total", "macs_total"):
+        require(row[name] is not None, f"{run.result}: {name}", None, "a run that is done has one")
     whole, architecture = load_model(folder, own_code)
     left, tiles = _masks(architecture, Path(folder) / "model.json")
     of = architecture["run"]
@@ -106,6 +108,7 @@ def _masks(architecture: Mapping[str, Any], path: Path) -> tuple[dict[str, Left]
     lacks = {"masks", "bits", "labels", "mean", "std", "run"} - architecture.keys()
     if lacks:
         raise ConfigError(f"{path}: lacks {', '.join(sorted(lacks))}: of another version of pruner, or not a run's")
+    convert(architecture["bits"], int, f"{path}: bits")
     masks = build(_Masks, architecture["masks"], f"{path}: masks")
     channels = {name: build(Left, part, f"{path}: masks.channels.{name}") for name, part in masks.channels.items()}
     return channels, {

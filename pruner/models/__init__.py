@@ -34,18 +34,23 @@ BUILTIN = {
     "vit": "pruner.models.vit:vit",
 }
 
+# Those that may start from trained weights, as they are without these.
+UNTRAINED = {"torchvision": "pruner.models.torchvision:untrained_model"}
+
 # No convolution, so nothing to prune at granularity=filter.
 WITHOUT_FILTERS = frozenset({"lenet_300_100"})
 
 
-def build(choice: Choice, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The freshly initialised network `choice` for images of `shape` (channels, height, width).
+def build(choice: Choice, shape: tuple[int, int, int], classes: int, trained: bool = True) -> nn.Module:
+    """The network `choice` for images of `shape` (channels, height, width), ready to be trained.
+
+    Without `trained` no weights are downloaded or read that its options name: for whoever has all tensors already.
 
     Raises ConfigError for an unknown name, unknown, missing or wrong options, and images that it cannot take.
     """
     from torch import nn  # here, so that help and wrong input are answered without it
 
-    factory = resolve("model", choice.name, BUILTIN)
+    factory = resolve("model", choice.name, BUILTIN if trained else BUILTIN | UNTRAINED)
     options = {key: value for key, value in choice.options.items() if key != "expected_accuracy"}
     options = bind("model", choice.label, factory, options, ("shape", "classes"))
     model = factory(shape=tuple(shape), classes=classes, **options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +35,37 @@ def torchvision_model(shape: tuple[int, int, int], classes: int, arch: str, weig
     Raises ConfigError for an unknown `arch`, images that it cannot take, and weights that cannot be had, cannot
     be read, or are those of another network.
     """
+    model = untrained_model(shape, classes, arch, weights)
+    with _sizes_said(shape, arch):
+        _try_one_image(model, shape)
+    if weights is not None:
+        tensors = _download(arch) if weights == "default" else _read(weights)
+        _load(model, tensors, weights, arch)
+    return model
+
+
+def untrained_model(shape: tuple[int, int, int], classes: int, arch: str, weights: str | None = None) -> nn.Module:
+    """`torchvision_model` as it is before it gets its `weights`, which are neither downloaded nor read."""
     check_arch(arch)
     size = "x".join(map(str, shape))
     require(shape[0] == 3, "model", "torchvision", f"torchvision's models take 3 channels; these images are {size}")
     text = weights is None or isinstance(weights, str)
     require(text, "model.weights", weights, "expected null, default, or a .safetensors or .pth file")
+    with _sizes_said(shape, arch):
+        return torchvision.models.get_model(arch, weights=None, num_classes=classes, **_extras(arch, shape, weights))
+
+
+@contextmanager
+def _sizes_said(shape: tuple[int, int, int], arch: str) -> Iterator[None]:
+    """Raises ConfigError where torchvision raises for a wrong size."""
     try:
-        model = torchvision.models.get_model(arch, weights=None, num_classes=classes, **_extras(arch, shape, weights))
-        _try_one_image(model, shape)
-    except (RuntimeError, ValueError, AssertionError) as error:  # all three are in use there for a wrong size
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:  # all three are in use there
+        size = "x".join(map(str, shape))
         smallest = _best_weights(arch).meta["min_size"]
         known = f"torchvision knows it to work from {smallest[0]}x{smallest[1]}"
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"model.arch={arch}: does not take images of {size}; {known} ({reason})") from error
-    if weights is not None:
-        tensors = _download(arch) if weights == "default" else _read(weights)
-        _load(model, tensors, weights, arch)
-    return model
 
 
 def _extras(arch: str, shape: tuple[int, int, int], weights: str | None) -> dict[str, Any]:

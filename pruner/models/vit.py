@@ -9,6 +9,8 @@ from torchvision.models import VisionTransformer
 
 from pruner.checks import require
 
+MOST_POSITIONS = 2**28  # numbers of what tells the tokens apart: a gigabyte
+
 
 def vit(
     shape: tuple[int, int, int],
@@ -33,6 +35,8 @@ def vit(
     require(height == width, "model", "vit", f"takes square images; these are {height}x{width}")
     require(height % patch == 0, "model.patch", patch, f"must divide the side of the images, {height}")
     require(dim % heads == 0, "model.heads", heads, f"must divide model.dim={dim}")
+    tokens = (height // patch) ** 2
+    require(tokens * dim <= MOST_POSITIONS, "model.patch", patch, f"gives {tokens} tokens, too many of model.dim={dim}")
     model = VisionTransformer(height, patch, depth, heads, dim, mlp, num_classes=classes)
     if channels != 3:  # torchvision's takes no other number; initialised as there
         model.conv_proj = nn.Conv2d(channels, dim, patch, patch)

@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, one_line
+from pruner.results.apart import keep_apart, write_gathered
 from pruner.results.gather import Gathered, chosen, gather, result_files
 from pruner.results.references import BUILT_IN, read_references
 from pruner.results.remarks import line_names, remarks
 from pruner.results.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
-from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
-from pruner.results.settings import dataset_in_full, flat, granularity_in_full, options
+from pruner.results.row import write_atomically
+from pruner.results.settings import dataset_in_full, flat, granularity_in_full
 from pruner.results.tables import Cell, Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             _write(given, comparison)
         finally:
-            for line in comparison.gathered.unreadable:
+            for line in dict.fromkeys(map(one_line, comparison.gathered.unreadable)):  # what two need is said once
                 print(f"pruner-compare: warning: {line}", file=sys.stderr)
             if old := comparison.gathered.unsealed:
                 said = f"{old[0]}: no digests.json beside it, as older versions left it: damage goes unnoticed"
@@ -136,12 +137,7 @@ def _compare(given: argparse.Namespace) -> Comparison:
         row["granularity"] = granularity_in_full(row["granularity"], config)
         row["dataset"] = dataset_in_full(row["dataset"], config)
     settings = {run_id: flat(config) for run_id, config in configs.items()}
-    if "options" in layout.keys:
-        for method in {row["method"] for row in gathered.rows}:
-            runs = [row for row in gathered.rows if row["method"] == method]
-            said = options(settings.get(row["run_id"], {}) for row in runs)
-            for row, text in zip(runs, said, strict=True):
-                row["options"] = text or None
+    layout = keep_apart(gathered.rows, settings, layout)
     built = tables(gathered.rows, layout, given.baseline, references)
     notes = [remarks(table, settings) + left_out for table in built]
     return Comparison(layout, given.baseline, built, notes, gathered, configs)
@@ -154,8 +150,7 @@ def _write(given: argparse.Namespace, comparison: Comparison) -> None:
         if given.output:
             for form, suffix in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
                 write_atomically(f"{given.output}.{suffix}", comparison.written(form).encode())
-            rows = [{name: row[name] for name in COLUMNS} for row in comparison.gathered.rows]
-            write_table(f"{given.output}-rows.csv", COLUMNS, rows)
+            write_gathered(f"{given.output}-rows.csv", comparison.gathered.rows)
         if given.html:
             from pruner.results.page import page
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruner.checks import ConfigError
-from pruner.results.tensors import digest, read_json, write_json
+from pruner.results.reading import read_json
+from pruner.results.tensors import digest, write_json
 
 KINDS = (".csv", ".json", ".yaml")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruner.checks import ConfigError
+from pruner.checks import LARGEST, ConfigError, one_line, require
 from pruner.results.looks import Look, looks
 from pruner.results.plots import Axis, Histogram, Line, draw_histograms, draw_lines
-from pruner.results.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, Row
+from pruner.results.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, TEXT, Row
 from pruner.results.spread import spread
 from pruner.results.tables import Cell, Key
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pruner.results.compare import Comparison
 
 Curve = list[tuple[float, float]]
+NEEDED = {"layers": ("layer", "params_total", "params_kept"), "epochs": ("phase", "epoch"), "masks": MASK_COLUMNS}
+MOST_LAYERS, MOST_BINS = 2000, 2_000_000  # that are drawn
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # percent, on a logarithmic axis
 
 
@@ -105,38 +107,54 @@ def _runs(comparison: Comparison, path: Path, title: str, cells: list[Cell], sty
     layers = {comparison.line(cell): _files(comparison, cell, "layers", LAYER_COLUMNS) for cell in cells}
     epochs = {comparison.line(cell): _files(comparison, cell, "epochs", EPOCH_COLUMNS) for cell in cells}
     masks = {comparison.line(cell): _files(comparison, cell, "masks", MASK_COLUMNS) for cell in cells}
-    names = list(dict.fromkeys(row["layer"] for files in layers.values() for rows in files for row in rows))
-    kept: dict[str, list[Curve]] = {line: [_shares(rows, names) for rows in files] for line, files in layers.items()}
-    x = Axis("", list(enumerate(names)), upright=True)
-    _mean_lines(path, "layers", title, kept, x, "share of weights kept", styles)
+    names = dict.fromkeys(row["layer"] for files in layers.values() for rows in files for row in rows)
+    if len(names) > MOST_LAYERS:
+        comparison.gathered.unreadable.append(f"{path.name}-layers: {len(names)} layers are too many for a picture")
+    else:
+        place = {name: number for number, name in enumerate(names)}
+        kept: dict[str, list[Curve]] = {n: [_shares(rows, place) for rows in files] for n, files in layers.items()}
+        x = Axis("", list(enumerate(names)), upright=True)
+        _mean_lines(path, "layers", title, kept, x, "share of weights kept", styles)
     for column, y in (("undecided", "undecided share of units"), ("gap", "soft-to-hard gap, points of accuracy")):
         soft: dict[str, list[Curve]] = {n: [_course(rows, column) for rows in files] for n, files in epochs.items()}
         _mean_lines(path, column, title, soft, Axis("epoch of pruning", whole=True), y, styles)
-    histograms = [_histogram(line, files[0]) for line, files in masks.items() if files]
+    try:
+        histograms = [_histogram(line, files[0]) for line, files in masks.items() if files]
+    except ConfigError as error:
+        comparison.gathered.unreadable.append(f"{path.name}-masks: {error}")
+        histograms = []
     if histograms:
         draw_histograms(path.with_name(f"{path.name}-masks"), title, histograms)
 
 
-def _shares(layers: Iterable[Row], names: list[str]) -> Curve:
-    """What each layer of a run keeps of its weights, by its place in `names`."""
-    return [(names.index(r["layer"]), r["params_kept"] / r["params_total"]) for r in layers if r["params_total"]]
+def _shares(layers: Iterable[Row], place: Mapping[str, int]) -> Curve:
+    """What each layer of a run keeps of its weights, by its place."""
+    return [(place[r["layer"]], r["params_kept"] / r["params_total"]) for r in layers if r["params_total"]]
 
 
 def _course(epochs: Iterable[Row], column: str) -> Curve:
-    """A column of a run's epochs of pruning that have it."""
-    return [(r["epoch"], r[column]) for r in epochs if r["phase"] == "prune" and r[column] is not None]
+    """A column of a run's epochs of pruning that have it, as a number that can be drawn."""
+    return [(r["epoch"], r[column]) for r in epochs if r["phase"] == "prune" and _drawn(r[column])]
+
+
+def _drawn(value: float | None) -> bool:
+    return value is not None and abs(value) <= LARGEST
 
 
 def _files(comparison: Comparison, cell: Cell, name: str, columns: tuple[str, ...]) -> list[list[Row]]:
-    """The rows of NAME.csv of each of the cell's runs that has one with rows in it."""
+    """The rows of NAME.csv of each of the cell's runs that has one with rows in it, all with what a picture needs."""
     found = []
     for run in cell.runs:
         folder = comparison.gathered.folders.get(run["run_id"])
         if folder is not None and (path := folder.path / f"{name}.csv").exists():
             try:
-                found.append(folder.read_table(path, columns))
-            except ConfigError as error:
-                comparison.gathered.unreadable.append(str(error))
+                rows = folder.read_table(path, columns)
+                for column, value in ((column, row[column]) for row in rows for column in NEEDED[name]):
+                    there = value if column in TEXT else _drawn(value)
+                    require(bool(there), f"{path}: {column}", value, "expected a finite number, or a name")
+                found.append(rows)
+            except (ConfigError, OSError) as error:
+                comparison.gathered.unreadable.append(one_line(error))
     return [rows for rows in found if rows]
 
 
@@ -159,9 +177,10 @@ def _mean_lines(
 
 
 def _histogram(name: str, rows: Sequence[Row]) -> Histogram:
-    """A run's masks.csv as counts by epoch and bin."""
+    """A run's masks.csv as counts by epoch and bin. Raises ConfigError when there are too many to be drawn."""
     epochs = sorted({row["epoch"] for row in rows})
     lows = sorted({row["bin_low"] for row in rows})
+    require(len(epochs) * len(lows) <= MOST_BINS, "bins", len(lows), f"too many for a picture of {len(epochs)} epochs")
     counts: dict[tuple[Any, Any], float] = {(row["epoch"], row["bin_low"]): row["count"] for row in rows}
     edges = [*lows, max(row["bin_high"] for row in rows)]
     return Histogram(name, epochs, edges, [[counts.get((epoch, low), 0) for low in lows] for epoch in epochs])

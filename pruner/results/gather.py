@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruner.checks import ConfigError, one_of
-from pruner.results.row import COLUMNS, TEXT, Row, check_result, one_line, read_rows
+from pruner.checks import ConfigError, one_line, one_of, printable
+from pruner.results.row import COLUMNS, LABELS, TEXT, Row, check_result, read_rows
 from pruner.results.store import RunFolder
 
 RESULT = "result.csv"
@@ -27,16 +27,25 @@ class Gathered:
     unsealed: list[Path] = field(default_factory=list)
 
     def configs(self) -> dict[str, dict[str, Any]]:
-        """The config.yaml of each run that has one, by run_id; a damaged one goes to `unreadable`."""
+        """The config.yaml of each run that has one, by run_id, in printable text; damaged ones go to `unreadable`."""
         found = {}
         for row in self.rows:
             folder = self.folders.get(row["run_id"])
             if folder is not None and folder.config.exists():
                 try:
-                    found[row["run_id"]] = folder.read_config()
+                    found[row["run_id"]] = _printable(folder.read_config())
                 except ConfigError as error:
                     self.unreadable.append(str(error))
         return found
+
+
+def _printable(value: Any) -> Any:
+    """Plain values, with text as it can go into any table."""
+    if isinstance(value, dict):
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def result_files(places: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -69,7 +78,7 @@ def gather(files: Iterable[Path]) -> Gathered:
     for path in files:
         folder = RunFolder(path.parent) if path.name == RESULT else None
         try:
-            found = read_rows(path)
+            found = read_rows(path, further=LABELS)
             for row in found:
                 check_result(path, row)
             if folder is not None and not folder.digests.check(path):

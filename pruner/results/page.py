@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner import __version__
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, one_line
 from pruner.config import from_dict
 from pruner.results.looks import looks
 from pruner.results.remarks import caption
 from pruner.results.render import best_lines, legend, long
-from pruner.results.row import EPOCH_COLUMNS, Row
+from pruner.results.row import EPOCH_COLUMNS, LABELS, Row
 from pruner.results.settings import command
 from pruner.results.tables import Table
 
@@ -93,9 +94,10 @@ def _run(comparison: Comparison, row: Row) -> dict[str, Any]:
     if folder is not None:
         try:
             epochs = folder.read_epochs()
-        except ConfigError as error:
-            comparison.gathered.unreadable.append(str(error))
-    return {"row": row, "command": _command(config, row["run_id"]), "epochs": [_epoch(epoch) for epoch in epochs]}
+        except (ConfigError, OSError) as error:
+            comparison.gathered.unreadable.append(one_line(error))
+    told = {name: value for name, value in row.items() if value is not None or name not in LABELS}
+    return {"row": told, "command": _command(config, row["run_id"]), "epochs": [_epoch(epoch) for epoch in epochs]}
 
 
 def _command(config: Mapping[str, Any] | None, run_id: str) -> str | None:
@@ -109,5 +111,6 @@ def _command(config: Mapping[str, Any] | None, run_id: str) -> str | None:
 
 def _epoch(epoch: Row) -> Row:
     numbers = {name: epoch[name] for name in EPOCH_COLUMNS if name not in ("phase", "seconds")}
-    short = {name: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for name, v in numbers.items()}
+    finite = {name: v if v is not None and math.isfinite(v) else None for name, v in numbers.items()}  # JSON has no NaN
+    short = {name: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for name, v in finite.items()}
     return {"phase": epoch["phase"]} | short

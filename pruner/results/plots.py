@@ -82,6 +82,11 @@ def draw_histograms(path: Path, title: str, found: Sequence[Histogram]) -> None:
     _draw(path, size, lambda figure: _histograms(figure, title, found, down, across))
 
 
+def _text(text: str) -> str:
+    """Text for Matplotlib, which would read what is between two dollars as a formula."""
+    return text.replace("$", "\\$")
+
+
 def _draw(path: Path, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
     try:
         import matplotlib
@@ -120,14 +125,14 @@ def _lines(axes: Axes, title: str, lines: Sequence[Line], x: Axis, y: Axis) -> N
     if x.log:
         axes.set_xscale("log")
     if x.ticks is not None:
-        places, texts = zip(*x.ticks, strict=True)
+        places, texts = zip(*((place, _text(text)) for place, text in x.ticks), strict=True)
         axes.set_xticks(places, texts, rotation=90 if x.upright else 0, fontsize=8 if x.upright else None)
         axes.minorticks_off()
     if x.whole:
         axes.locator_params("x", integer=True, min_n_ticks=1)
     axes.set_xlabel(x.title)
     axes.set_ylabel(y.title)
-    axes.set_title(title, fontsize=9, loc="left", color="#444444")
+    axes.set_title(_text(title), fontsize=9, loc="left", color="#444444")
     _label(axes, lines, LABEL / (SIZE[1] * 72 * 0.75))  # the axes have about so much of the height
 
 
@@ -147,7 +152,7 @@ def _label(axes: Axes, lines: Sequence[Line], gap: float) -> None:
         axes.plot(
             1.03, place, marker=look.marker, color=look.colour, transform=axes.transAxes, clip_on=False, markersize=6
         )
-        axes.annotate(lines[i].name, (1.055, place), xycoords="axes fraction", va="center", fontsize=9)
+        axes.annotate(_text(lines[i].name), (1.055, place), xycoords="axes fraction", va="center", fontsize=9)
 
 
 def _histograms(figure: Figure, title: str, found: Sequence[Histogram], down: int, across: int) -> None:
@@ -161,7 +166,7 @@ def _histograms(figure: Figure, title: str, found: Sequence[Histogram], down: in
         columns = [[share or math.nan for share in one] for one in zip(*shares, strict=True)]
         edges = [histogram.epochs[0] - 0.5, *(epoch + 0.5 for epoch in histogram.epochs)]
         axes.pcolormesh(edges, histogram.edges, columns, norm=norm, cmap=SHADES, rasterized=True)
-        axes.set_title(histogram.name, fontsize=10)
+        axes.set_title(_text(histogram.name), fontsize=10)
         axes.grid(False)
         axes.set_xlabel("epoch of pruning")
         axes.locator_params("x", integer=True, min_n_ticks=1)
@@ -170,4 +175,4 @@ def _histograms(figure: Figure, title: str, found: Sequence[Histogram], down: in
     for axes in panels[:, 0]:
         axes.set_ylabel("soft mask")
     figure.colorbar(ScalarMappable(norm, SHADES), ax=panels, label="share of units")
-    figure.suptitle(title, fontsize=9, color="#444444")
+    figure.suptitle(_text(title), fontsize=9, color="#444444")

@@ -9,16 +9,15 @@ user's own word; a `note` with `scope=NAME` in it belongs to runs of that scope 
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruner.checks import ConfigError
-from pruner.results.row import names, one_line
+from pruner.checks import ConfigError, one_line
+from pruner.results.reading import read_csv
+from pruner.results.row import names
 
 BUILT_IN = Path(__file__).with_name("references.csv")
 SAME = names("method model dataset granularity budget")
@@ -58,14 +57,15 @@ def read_references(path: str | Path) -> list[Reference]:
     Raises ConfigError with one line that names the file and what is wrong.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line] or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
+        header, *lines = [line for line in read_csv(Path(path)) if line] or [[]]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
     if missing := [name for name in NEEDED if name not in header]:
-        raise ConfigError(one_line(f"{path}: lacks the column {missing[0]}; needed are {', '.join(NEEDED)}"))
+        raise ConfigError(f"{path}: lacks the column {missing[0]}; needed are {', '.join(NEEDED)}")
     if unknown := [name for name in header if name not in NEEDED + OPTIONAL]:
-        raise ConfigError(one_line(f"{path}: no such column: {unknown[0]}; there are {', '.join(NEEDED + OPTIONAL)}"))
+        raise ConfigError(f"{path}: no such column: {unknown[0]}; there are {', '.join(NEEDED + OPTIONAL)}")
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise ConfigError(f"{path}: the column {twice[0]} is there twice")
     found = []
     for number, line in enumerate(lines, start=1):
         if len(line) != len(header):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from pruner.results.row import Row
+from pruner.results.row import LABELS, Row
 from pruner.results.settings import Settings, differences, of_method
 from pruner.results.tables import VERSIONS, Cell, Key, Layout, Table
 
@@ -20,6 +20,7 @@ def caption(table: Table) -> str:
     more = [f"{same['quant_bits']}-bit weights"] if same.get("quant_bits") is not None else []
     more += [str(same["method"])] if "method" in same else []
     more += [f"sparsity {plain(same['sparsity'])}"] if "sparsity" in same else []
+    more += [str(same[name]) for name in LABELS if same.get(name)]
     epochs = " + ".join(
         f"{plain(same[f'{phase}_epochs'])} {phase}"
         for phase in ("dense", "prune", "finetune")

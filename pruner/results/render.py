@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruner.results.remarks import caption, labels, plain
-from pruner.results.row import Row
+from pruner.results.row import Row, guarded
 from pruner.results.settings import HELD_OUT
 from pruner.results.spread import Difference, Spread
 from pruner.results.tables import MEANS, Layout, Table
@@ -60,11 +60,11 @@ def long(table: Table, baseline: str | None) -> list[Row]:
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Rows as CSV; numbers in full, None as an empty cell."""
+    """Rows as CSV; numbers in full, None as an empty cell, text that no spreadsheet takes for a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: guarded(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -89,15 +89,15 @@ def main_grid(table: Table) -> Grid:
 def difference_grid(table: Table) -> Grid | None:
     """Paired differences with their intervals; None where there are none."""
     layout = table.layout
-    compared = [row for row in table.rows if any(c.difference for place, c in table.cells.items() if place[0] == row)]
-    if not compared:
+    differing = {row for (row, _), cell in table.cells.items() if cell.difference}
+    if not differing:
         return None
-    body = []
-    for row in compared:
-        cells = (table.cells.get((row, col)) for col in table.cols)
+    body, cols = [], table.cols
+    for row in (row for row in table.rows if row in differing):
+        cells = (table.cells.get((row, col)) for col in cols)
         gaps = [_difference(cell.difference if cell else None, layout.value) for cell in cells]
         body.append([*map(plain, row), *gaps])
-    return Grid(len(layout.rows), [*layout.rows, *(_title(col, layout) for col in table.cols)], body)
+    return Grid(len(layout.rows), [*layout.rows, *(_title(col, layout) for col in cols)], body)
 
 
 def legend(layout: Layout, baseline: str | None, mark: str, found: Sequence[Table]) -> list[str]:
@@ -119,17 +119,19 @@ def legend(layout: Layout, baseline: str | None, mark: str, found: Sequence[Tabl
 
 def as_text(table: Table, baseline: str | None, notes: Sequence[str]) -> str:
     """One table for the console, its columns aligned."""
-    return _join(table, baseline, notes, str, _aligned, "\n", "\n")
+    return _join(table, baseline, notes, str, str, _aligned, "\n", "\n")
 
 
 def as_markdown(table: Table, baseline: str | None, notes: Sequence[str]) -> str:
     """One table as Markdown, with its caption above and its remarks below."""
-    return _join(table, baseline, notes, lambda text: f"**{text}**", _pipes, "\n\n", "\n\n")
+    said = [markdown(note) for note in notes]
+    return _join(table, baseline, said, lambda text: f"**{markdown(text)}**", markdown, _pipes, "\n\n", "\n\n")
 
 
 def as_latex(table: Table, baseline: str | None, notes: Sequence[str]) -> str:
     """One table as LaTeX for the package booktabs; its remarks are comments."""
-    body = _join(table, baseline, [], lambda text: f"\\caption{{{latex(text)}}}", _tabular, "\n", "\n\\par\\medskip\n")
+    title, heading = (lambda text: f"\\caption{{{latex(text)}}}"), (lambda text: f"{latex(text)} \\\\")
+    body = _join(table, baseline, [], title, heading, _tabular, "\n", "\n\\par\\medskip\n")
     comments = [f"% {note}" for note in notes]
     return "\n".join(["\\begin{table}", "\\centering", body, "\\end{table}", *comments])
 
@@ -139,6 +141,7 @@ def _join(
     baseline: str | None,
     notes: Sequence[str],
     title: Callable[[str], str],
+    heading: Callable[[str], str],
     form: Callable[[Grid], str],
     under: str,
     between: str,
@@ -146,8 +149,7 @@ def _join(
     parts = [title(caption(table)) + under + (form(main_grid(table)) if table.cells else "no finished run")]
     gaps = difference_grid(table)
     if gaps:
-        heading = f"minus {baseline}:"
-        parts.append((latex(heading) + " \\\\" if form is _tabular else heading) + under + form(gaps))
+        parts.append(heading(f"minus {baseline}:") + under + form(gaps))
     return between.join([*parts, *notes])
 
 
@@ -172,10 +174,13 @@ def _aligned(grid: Grid) -> str:
 def _pipes(grid: Grid) -> str:
     marks = ["---"] * grid.keys + ["---:"] * (len(grid.header) - grid.keys)
     body = [
-        [_bold(text, "**", "**") if (i, j) in grid.best else text for j, text in enumerate(line)]
+        [
+            markdown(text) if j < grid.keys else _bold(text, "**", "**") if (i, j) in grid.best else text
+            for j, text in enumerate(line)
+        ]
         for i, line in enumerate(grid.body)
     ]
-    return "\n".join(f"| {' | '.join(t.replace('|', '/') for t in line)} |" for line in (grid.header, marks, *body))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (map(markdown, grid.header), marks, *body))
 
 
 def _tabular(grid: Grid) -> str:
@@ -189,10 +194,17 @@ def _tabular(grid: Grid) -> str:
     return "\n".join([begin, "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule", end])
 
 
+def markdown(text: str) -> str:
+    """`text` on one line with what Markdown would read as a mark, a link, HTML or the end of a cell escaped."""
+    text = re.sub(r"[\\`*~$\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)  # inside of words _ is only a letter
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
+
+
 def latex(text: str) -> str:
-    """`text` with what LaTeX would read as a command escaped, and with minus signs."""
+    """`text` on one line with what LaTeX would read as a command escaped, and with minus signs."""
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$"}
     escaped = "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    escaped = re.sub(r"^[\[*]", r"{\g<0>}", escaped)  # which behind the end of a line would be its argument
     return re.sub(r"(?<![\w$])([-+])(?=\d)", r"$\1$", escaped)
 
 

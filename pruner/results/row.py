@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pruner.checks import ConfigError
+from pruner.checks import LARGEST, ConfigError, one_line
+from pruner.results.reading import read_csv
 
 Row = dict[str, Any]
+FORMULA = "'*[=+@-]"  # how text begins that a spreadsheet would run, behind apostrophes or not
 HALF_WRITTEN = ".tmp"  # how the hidden files end that a killed process leaves
 
 
@@ -36,6 +38,8 @@ COLUMNS = names("""
     quant_bits size_bytes latency_ms dense_latency_ms
     device threads precision torch_version pruner_version commit run_id
 """)
+# Of rows that were gathered from several folders: what tells runs apart that no other column does, where any differ.
+LABELS = names("options settings")
 # sparsity: the soft masks' current share of the cost that is removed; undecided: share of units with a mask
 # between 0.05 and 0.95; gap: points of accuracy that hardening would cost now. Empty where a phase has no soft masks.
 EPOCH_COLUMNS = names("phase epoch seconds lr loss train_accuracy sparsity undecided gap")
@@ -50,7 +54,7 @@ WHOLE_ENDS = names("_total _kept _epochs")
 PERCENT = names("dense_accuracy soft_accuracy hard_accuracy accuracy accuracy_top5")
 TEXT = names("""
     status error method dataset model granularity scope budget device precision torch_version pruner_version commit
-    run_id phase layer group
+    run_id phase layer group options settings
 """)
 
 
@@ -98,7 +102,8 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     """`rows` as a CSV file with a header of `columns`. A column that a row lacks is left empty.
 
-    Text is put on one line; True and False have no place in a table and are left empty like None. Raises
+    Text is put on one line, and gets an apostrophe in front where a spreadsheet would take it for a formula; True and
+    False have no place in a table and are left empty like None. Raises
     KeyError for a column that is not among `columns`, TypeError for a value that is no number where one belongs.
     """
     text = io.StringIO()
@@ -112,30 +117,32 @@ def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
+def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS, further: Sequence[str] = ()) -> list[Row]:
     """The rows of a CSV file that `write_table` wrote: text, int, float, or None for an empty cell.
 
-    Raises ConfigError with one line that names the file when it is cut short, has other columns than
-    `columns` (their order is free), or has text where a number belongs; OSError when it cannot be read.
+    The order of `columns` is free; those of `further` may be there, and are None where they are not. Text is read as it
+    is written, on one line and without control characters, whoever wrote it.
+
+    Raises ConfigError with one line that names the file when it is cut short, has other columns, or has text where a
+    number belongs; OSError when it cannot be read.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not a CSV file ({error})") from error
-    if not text.endswith("\n"):
-        raise ConfigError(f"{path}: cut short, the last line has no end")
-    header, *body = lines
-    if sorted(header) != sorted(columns):
-        wrong = sorted(set(header) ^ set(columns)) or ["one column twice"]
+    path = Path(path)
+    lines = read_csv(path, ended=True)
+    header = next(lines, [])
+    expected = [*columns, *(name for name in further if name in header)]
+    if sorted(header) != sorted(expected):
+        wrong = sorted(set(header) ^ set(expected)) or ["one column twice"]
         raise ConfigError(f"{path}: other columns than expected ({', '.join(wrong[:5])})")
-    for number, line in enumerate(body, start=1):
+    empty = dict.fromkeys(further)
+    rows = []
+    for number, line in enumerate(lines, start=1):
         if len(line) != len(header):
             raise ConfigError(f"{path}: row {number} has {len(line)} cells, the header has {len(header)}")
-    try:
-        return [{name: _value(name, cell) for name, cell in zip(header, line, strict=True)} for line in body]
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        try:
+            rows.append(empty | {name: _value(name, cell) for name, cell in zip(header, line, strict=True)})
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    return rows
 
 
 def check_result(path: str | Path, row: Mapping[str, Any]) -> None:
@@ -146,22 +153,24 @@ def check_result(path: str | Path, row: Mapping[str, Any]) -> None:
     if empty:
         raise ConfigError(f"{path}: a run that is done has no {empty[0]}")
     for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{path}: {name}={value}: expected a finite number")
+        if isinstance(value, float) and not abs(value) <= LARGEST:  # also a NaN; the square of a larger one is no float
+            raise ConfigError(f"{path}: {name}={value}: expected a finite number, of 32 bits")
         if name in PERCENT and value is not None and not 0 <= value <= 100:
             raise ConfigError(f"{path}: {name}={value}: expected a number from 0 to 100")
+    if row["sparsity"] is not None and not 0 <= row["sparsity"] < 1:
+        raise ConfigError(f"{path}: sparsity={row['sparsity']}: at least 0 and below 1")
 
 
-def one_line(text: object) -> str:
-    """`text` on one line, without control characters and runs of blanks."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+def guarded(text: str) -> str:
+    """Text for a cell of a CSV file: an apostrophe goes before what a spreadsheet would take for a formula, and run."""
+    return f"'{text}" if re.match(FORMULA, text) else text
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return ""
     if name in TEXT:
-        return one_line(value)
+        return guarded(one_line(value))
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, float):  # float(): a NumPy float is one too, but its repr is not a number
@@ -173,7 +182,8 @@ def _value(name: str, cell: str) -> str | int | float | None:
     if cell == "":
         return None
     if name in TEXT:
-        return cell
+        text = one_line(cell)
+        return (text[1:] if text[:1] == "'" and re.match(FORMULA, text) else text) or None
     try:
         number = float(cell)
     except ValueError as error:

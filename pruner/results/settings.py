@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pruner.config import PLACES
+from pruner.checks import ConfigError
+from pruner.config import PLACES, from_dict
 from pruner.folders import choices, conf_folder
 from pruner.identity import INCIDENTAL, LATER
 
@@ -20,22 +22,33 @@ Settings = dict[str, Any]
 
 
 def flat(config: Mapping[str, Any]) -> Settings:
-    """The values of a run's config.yaml by the keys of the command line, as in method.score.name or seed."""
+    """The values of a run's config.yaml by the keys of the command line, as in method.score.name or seed.
+
+    Keys that are younger than the run have the values that it had without them.
+    """
+    with suppress(ConfigError):  # of another version, or another's: as it stands
+        config = from_dict(config).to_dict()
     found: Settings = {}
     for key, value in config.items():
         if key in OPEN and isinstance(value, Mapping):
             later = LATER[key].get(str(value.get("name")), {})
-            value = {"name": value.get("name"), **later, **(value.get("options") or {})}
+            value = {"name": value.get("name"), **later, **_mapping(value.get("options"))}
         found |= {key: value} if key == "ratios" else _flat(key, value)  # its keys are patterns, not words
     return found
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a config.yaml of any version, or of anyone's."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def granularity_in_full(granularity: str, config: Mapping[str, Any]) -> str:
     """A run's granularity with what its name leaves open, as in `block 16x8` and `nm 2:4`."""
-    if granularity == "block" and isinstance(config.get("block"), Mapping):
-        return f"block {'x'.join(map(str, config['block'].get('shape', [])))}"
-    if granularity == "nm" and isinstance(config.get("nm"), Mapping):
-        return f"nm {config['nm'].get('n')}:{config['nm'].get('m')}"
+    block, pattern = _mapping(config.get("block")), _mapping(config.get("nm"))
+    if granularity == "block" and isinstance(block.get("shape"), list):
+        return f"block {'x'.join(map(str, block['shape']))}"
+    if granularity == "nm" and pattern:
+        return f"nm {pattern.get('n')}:{pattern.get('m')}"
     return granularity
 
 
@@ -70,7 +83,12 @@ def options(runs: Iterable[Settings]) -> list[str]:
     """Of runs of one method, the options in which they differ, as in `every=10 ramp=0.5`."""
     own = [of_method(run) for run in runs]
     keys = differences(own, [])
-    return [" ".join(f"{key.removeprefix('method.')}={as_word(run.get(key))}" for key in keys) for run in own]
+    return [said({key.removeprefix("method."): run.get(key) for key in keys}) for run in own]
+
+
+def said(values: Settings) -> str:
+    """Keys with their values, as in `model.width=8 recipe.batch_size=64`."""
+    return " ".join(f"{key}={as_word(value)}" for key, value in values.items())
 
 
 def command(config: Mapping[str, Any]) -> str:

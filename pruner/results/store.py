@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pruner.checks import LARGEST, ConfigError, plain, require
+from pruner.checks import LARGEST, ConfigError, require
 from pruner.results.digests import Digests
 from pruner.results.locking import Held, locked
+from pruner.results.reading import read_yaml
 from pruner.results.row import (
     COLUMNS,
     EPOCH_COLUMNS,
@@ -58,7 +59,8 @@ class Folder:
         self.epochs = self.path / "epochs.csv"
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint"
-        self._lock_file = self.path.with_name(f".{self.path.name}.lock")
+        whole = Path(os.path.abspath(path))  # `.` has no name
+        self._lock_file = whole.parent / f".{whole.name}.lock"
 
     def lock(self, wait: bool = True) -> AbstractContextManager[None]:
         """Waits until no other process works on this folder, then keeps others out. Without `wait` raises Held.
@@ -103,18 +105,7 @@ class Folder:
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` wrote. Raises ConfigError that names the file when it is not a YAML mapping."""
-        try:
-            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(one_line(f"{self.config}: cannot be read ({error})")) from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{self.config}: not a YAML mapping")
-        try:
-            return {str(key): plain(value, str(key)) for key, value in values.items()}
-        except ConfigError as error:
-            raise ConfigError(f"{self.config}: {error}") from error
-        except RecursionError as error:  # YAML can say that something is inside of itself
-            raise ConfigError(f"{self.config}: holds itself") from error
+        return read_yaml(self.config)
 
     def write_epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes all epochs so far (EPOCH_COLUMNS); call it after each one with the growing list."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pruner.checks import ConfigError, one_of, require
 from pruner.results.references import Reference
-from pruner.results.row import COLUMNS, TEXT, Row, names
+from pruner.results.row import COLUMNS, LABELS, TEXT, Row, names
 from pruner.results.spread import Difference, Spread, paired, spread
 
 # Runs are compared within a table only: of these, what is no row or column of a table is the same in all of it.
@@ -17,23 +17,28 @@ KEYS = names("""
     dataset model granularity scope budget quant_bits dense_epochs prune_epochs finetune_epochs method sparsity
 """)
 VERSIONS = names("commit pruner_version torch_version precision")
-MORE_KEYS = (*names("options seed device threads"), *VERSIONS)  # a table may also be laid out by these
+MORE_KEYS = (*LABELS, *names("seed device threads"), *VERSIONS)  # a table may also be laid out by these
 MEANS = names("dense_accuracy soft_accuracy hard_accuracy achieved_sparsity params_kept macs_kept")
 HIGHER = names("dense_accuracy soft_accuracy hard_accuracy accuracy accuracy_top5")
 LOWER = names("""
     params_kept macs_kept prunable_params_kept prunable_macs_kept dense_seconds prune_seconds finetune_seconds
     size_bytes latency_ms dense_latency_ms
 """)
+MOST_CELLS = 1_000_000  # of all tables together, the empty ones too
 Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands where in a table: columns of the runs' rows as lines and as columns, and the number in the cells."""
+    """What stands where in a table: columns of the runs' rows as lines and as columns, and the number in the cells.
+
+    more: what else of MORE_KEYS is the same in all of a table.
+    """
 
     rows: tuple[str, ...] = ("method",)
     cols: tuple[str, ...] = ("sparsity",)
     value: str = "accuracy"
+    more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for flag, keys in (("--rows", self.rows), ("--cols", self.cols)):
@@ -47,12 +52,12 @@ class Layout:
     @property
     def split(self) -> tuple[str, ...]:
         """What is the same in all of a table."""
-        return tuple(key for key in KEYS if key not in self.rows + self.cols)
+        return (*(key for key in KEYS if key not in self.rows + self.cols), *self.more)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """What is the same in all of a cell."""
-        return KEYS + tuple(key for key in MORE_KEYS if key in self.rows + self.cols)
+        return KEYS + tuple(key for key in MORE_KEYS if key in self.rows + self.cols + self.more)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -103,8 +108,10 @@ class Table:
         if "method" not in self.layout.rows or not self.layout.direction:
             return found
 
+        cols = self.cols[::-1]
+
         def rank(row: Key) -> tuple[float, ...]:
-            cells = (self.cells.get((row, col)) for col in reversed(self.cols))
+            cells = (self.cells.get((row, col)) for col in cols)
             spreads = (cell.spread if cell else None for cell in cells)
             return tuple(float("inf") if s is None else -self.layout.direction * s.mean for s in spreads)
 
@@ -139,20 +146,22 @@ def tables(
         raise ConfigError(f"--baseline={baseline}: no finished run of it; there are {', '.join(present) or 'none'}")
     alone = {key, "options"} if key == "method" else {key}  # options are a method's own: another has no such
     paired_by = [name for name in layout.keys if name not in alone]
-    partners = _grouped(theirs, paired_by)
+    partners = grouped(theirs, paired_by)
     for same in partners.values():
         several = sorted({_said(row["options"]) for row in same}) if "options" in layout.keys else []
         if len(several) > 1:
             raise ConfigError(f"--baseline={baseline}: several options in one setting: {'; '.join(several)}")
     found = []
-    for split, group in sorted(_grouped(rows, layout.split).items(), key=lambda item: _by_value(item[0])):
+    for split, group in sorted(grouped(rows, layout.split).items(), key=lambda item: _by_value(item[0])):
         finished = [row for row in group if row["status"] == "done"]
         cells = {}
-        for place, runs in _grouped(finished, layout.rows + layout.cols).items():
+        for place, runs in grouped(finished, layout.rows + layout.cols).items():
             same = partners.get(tuple(runs[0][name] for name in paired_by), [])
             other = [] if _said(runs[0][key]) == wanted else same
             cells[place[: len(layout.rows)], place[len(layout.rows) :]] = _cell(runs, other, layout, references)
         found.append(Table(layout, split, finished, [row for row in group if row["status"] == "failed"], cells))
+    if sum(len(table.rows) * len(table.cols) for table in found) > MOST_CELLS:
+        raise ConfigError(f"tables of more than {MOST_CELLS:,} cells: choose runs with --filter")
     return found
 
 
@@ -178,7 +187,8 @@ def _cell(runs: list[Row], theirs: list[Row], layout: Layout, references: Sequen
     return Cell(keys, runs, values, difference, published)
 
 
-def _grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[Key, list[Row]]:
+def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[Key, list[Row]]:
+    """The rows that agree in `columns`, by their values of these."""
     groups: dict[Key, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in columns), []).append(row)
@@ -187,7 +197,7 @@ def _grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[Key, list[Row]
 
 def _by_seed(runs: Iterable[Row], column: str) -> dict[int, float]:
     """The value of each seed; the mean of its runs where one seed has several."""
-    found = {seed: spread(_values(same, column)) for (seed,), same in _grouped(runs, ("seed",)).items()}
+    found = {seed: spread(_values(same, column)) for (seed,), same in grouped(runs, ("seed",)).items()}
     return {seed: values.mean for seed, values in found.items() if values and seed is not None}
 
 

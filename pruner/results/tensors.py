@@ -1,4 +1,5 @@
-"""Tensors and plain values as files: safetensors and JSON, never pickles; written whole or not at all.
+"""Tensors and plain values as files: safetensors and JSON, never pickles; written whole or not at all. JSON is read
+where all plain values are (`reading`).
 
 A network is two files, tensors and the JSON beside them. The JSON is written last and sealed: it has the SHA-256
 digests of both. So a bit that flipped is noticed, and so are two files that do not belong together, as a writer leaves
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.checks import ConfigError
-from pruner.results.row import one_line, write_atomically
+from pruner.results.reading import check_regular, read_json
+from pruner.results.row import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,17 +37,6 @@ def digest(data: bytes) -> str:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes plain values as JSON, atomically."""
     write_atomically(path, (json.dumps(dict(values), indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises ConfigError, one line that names the file, when it cannot be read."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object")
-    return values
 
 
 def write_sealed(path: Path, values: Mapping[str, Any], digests: Digests) -> None:
@@ -95,10 +86,11 @@ def read_tensors(path: Path, digests: Digests | None) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
+        check_regular(path)
         data = path.read_bytes()
         tensors = load(data)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(one_line(f"{path}: cannot be read ({error})")) from error
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
     if digests is None:
         log.warning("%s: has no SHA-256 digest beside it, as older versions left it: damage goes unnoticed", path)
     elif digests.get(path.name) != digest(data):
@@ -114,6 +106,6 @@ def check_fit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
         found = tensors[name]
         if (found.shape, found.dtype) != (expected.shape, expected.dtype):
             kinds = [f"{list(one.shape)} of {one.dtype}" for one in (found, expected)]
-            raise ConfigError(one_line(f"{name}: has {kinds[0]}, expected {kinds[1]}"))
+            raise ConfigError(f"{name}: has {kinds[0]}, expected {kinds[1]}")
     for name in tensors.keys() - state.keys():
         raise ConfigError(f"{name}: belongs to nothing in the network")

@@ -24,6 +24,8 @@ CELLS = (
     "done",
     "!!python/name:os.system",
     "${x}",
+    "=1+1",
+    "\x1b[2J\u202e",
 )
 VALUES: tuple[object, ...] = (
     None,
@@ -31,6 +33,7 @@ VALUES: tuple[object, ...] = (
     -1,
     0,
     10**30,
+    10**400,
     1e308,
     "",
     "x",
@@ -111,6 +114,10 @@ def damages() -> st.SearchStrategy[Damage]:
         st.builds(flipped, st.lists(share, min_size=1, max_size=3), st.integers(0, 7)),
         st.builds(flipped, st.lists(share.map(lambda s: s / 50), min_size=1, max_size=2), st.integers(0, 7)),
         st.builds(replaced, st.binary(max_size=40) | st.text(max_size=20).map(lambda text: text.encode())),
+        st.builds(
+            replaced,
+            st.sampled_from((b'{"a": ' + b"[" * 10_000, b"a: &a [1]\nb: &b [*a, *a]\nc: [*b, *b]\n")),
+        ),
         st.builds(
             replaced, st.sampled_from((b"", b"\n", b"{}", b"[]", b"null", b"\x80\x04N.", b"PK\x03\x04", b"\xff" * 99))
         ),

@@ -1,5 +1,6 @@
 """Pictures: which there are, what they show, and how methods are told apart."""
 
+import math
 import os
 import re
 import struct
@@ -161,3 +162,27 @@ def test_tables_need_no_matplotlib(outputs, tmp_path):
     code = "import sys; from pruner.results.compare import main; main([]); print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
     assert done.stdout.endswith("\nFalse\n")
+
+
+def test_files_for_which_there_is_no_picture(told, tmp_path, capsys, monkeypatch):
+    """A million layers, a histogram with a bin of its own for every epoch, and cells that are empty or no numbers."""
+    monkeypatch.setattr("pruner.results.figures.MOST_LAYERS", 9)
+    monkeypatch.setattr("pruner.results.figures.MOST_BINS", 9)
+    first, second, third = (tmp_path / "outputs" / "digits-resnet20" / f"run{n}" for n in range(3))
+    layers = [{"layer": f"l{n}", "params_total": 4, "params_kept": 2} for n in range(10)]
+    write_table(first / "layers.csv", LAYER_COLUMNS, layers)
+    write_table(second / "layers.csv", LAYER_COLUMNS, [{"layer": "a", "params_total": 4}])
+    bins = [{"epoch": n, "bin_low": n / 10, "bin_high": 1.0, "count": n} for n in range(4)]
+    write_table(third / "masks.csv", MASK_COLUMNS, bins)
+    epochs = [{"phase": "prune", "epoch": 1, "undecided": value, "gap": 1.0} for value in (math.inf, math.nan)]
+    write_table(first / "epochs.csv", EPOCH_COLUMNS, epochs)
+    write_table(third / "epochs.csv", EPOCH_COLUMNS, [{"phase": "prune", "gap": 2.0}])
+    assert main(["--pictures", "p", "--html", "page.html"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("pruner-compare: warning: ") for line in lines)
+    assert all(any(part in line for line in lines) for part in (
+        "run1/layers.csv: params_kept=None: expected", "run2/epochs.csv: epoch=None: expected",
+        "-0.9-layers: 13 layers are too many", "-0.9-masks: bins=4: too many",
+    ))  # fmt: skip
+    ends = {path.stem.rpartition("-")[2] for path in (tmp_path / "p").iterdir()}
+    assert ends == {"sparsity", "macs", "undecided", "gap"}  # undecided is of the run whose numbers are finite

@@ -10,6 +10,7 @@ from pruner.checks import ConfigError
 from pruner.results.row import (
     COLUMNS,
     EPOCH_COLUMNS,
+    LABELS,
     LAYER_COLUMNS,
     RATIO_COLUMNS,
     TEXT,
@@ -31,7 +32,7 @@ def test_the_columns_are_the_contract_in_its_order():
         "prune_epochs,finetune_epochs,dense_seconds,prune_seconds,finetune_seconds,quant_bits,size_bytes,latency_ms,"
         "dense_latency_ms,device,threads,precision,torch_version,pruner_version,commit,run_id"
     )
-    assert set(TEXT) <= {*COLUMNS, *EPOCH_COLUMNS, *LAYER_COLUMNS, *RATIO_COLUMNS}
+    assert set(TEXT) <= {*COLUMNS, *EPOCH_COLUMNS, *LAYER_COLUMNS, *RATIO_COLUMNS, *LABELS}
 
 
 def test_values_come_back_equal_and_of_the_same_type(tmp_path):

@@ -84,7 +84,7 @@ def _assert_removed(
     assert sum(parameter.numel() for parameter in small.parameters()) == counts.params_kept < counts.params_total
     assert count_macs(small, shape) == counts.macs_kept < counts.macs_total
     again = copy.deepcopy(model)  # as a loader does it: to the same shapes first, then the tensors
-    cut(again, first(widths_of(model, left)))
+    cut(again, first(widths_of(model, left), again))
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(images), small(images))
 

@@ -86,23 +86,29 @@ class Bench:
         return pruner.methods.create(config.method, setup), images
 
 
-def prepare(config: Config) -> Bench:
-    """Everything that can be refused is made once before any work: data, model, units, budget, method.
+def prepare(config: Config, data: ImageData | None = None) -> Bench:
+    """Everything that can be refused is made once before any work: data (if not given), model, units, budget, method.
 
     Raises ConfigError.
     """
     device = pick_device(config.device, config.threads)
-    data = pruner.data.load(config.dataset, config.data_dir, device)
+    data = data or pruner.data.load(config.dataset, config.data_dir, device)
     torch.manual_seed(derive(config.seed, "model"))
     model = pruner.models.build(config.model, data.shape, data.classes)
     model.to(device)
     accept(model, data.shape, data.classes)
-    budget = config.budget
+    kind = config.granularity, config.budget.exclude, config.block, config.nm
 
     def units_of(constant: Container[int]) -> Units:
-        return make_units(model, data.shape, config.granularity, budget.exclude, config.block, config.nm, constant)
+        return make_units(model, data.shape, *kind, constant)
 
     units = units_that_can_go(units_of, model, data.shape)
+    return budgeted(config, data, device, model, units)
+
+
+def budgeted(config: Config, data: ImageData, device: torch.device, model: nn.Module, units: Units) -> Bench:
+    """What a run works with whose network has these units, with its budget and its method. Raises ConfigError."""
+    budget = config.budget
     allocation = Allocation(units, budget.name, config.scope, config.sparsity, budget.min_units, config.ratios)
     bench = Bench(config, data, device, model, allocation)
     _, images = bench.method()  # a rehearsal: wrong options are refused now, not after the dense phase

@@ -22,7 +22,7 @@ from pathlib import Path
 from pruner import own_code
 from pruner.checks import ConfigError, build
 from pruner.config import OPEN_GROUPS, Choice, Config, absolute, expand, path_options
-from pruner.data.paths import EMBEDDED, PARTS, data_file
+from pruner.data.paths import PARTS, downloaded_file
 from pruner.results.reading import read_json
 from pruner.results.row import one_line
 from pruner.results.store import DenseStore, Folder, RunFolder
@@ -54,8 +54,8 @@ def of(config: Config, read: dict[Path, dict[str, str]] | None = None) -> Finger
     read = {} if read is None else read
     parts: dict[str, Part] = {}
     paths: dict[str, tuple[str, str]] = {}  # each with the value that its key has
-    if ":" not in config.dataset.name and config.dataset.name not in (*EMBEDDED, "imagefolder"):
-        paths["data_dir"] = config.data_dir, str(data_file(config.dataset.name, Path(config.data_dir)))
+    if file := downloaded_file(config.dataset.name, Path(config.data_dir)):
+        paths["data_dir"] = config.data_dir, str(file)
     for group in OPEN_GROUPS:
         choice: Choice = getattr(config, group)
         options = _own_files(choice) if ":" in choice.name else path_options(group, choice)

@@ -2,7 +2,7 @@
 
 A run writes its network whole, with zeros where it was pruned. `pruner-export` writes what ships: without dead
 channels (`widths` in model.json says how many are left of each module) and without zeros (`packing` says how the
-weights are stored).
+weights are stored). A tensor that has several names in the network is stored once (`ties` has the others).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pruner.checks import ConfigError, require
 from pruner.config import Choice
 from pruner.fingerprint import make_importable
 from pruner.models import build
+from pruner.models.ties import check_ties
 from pruner.models.versions import load
 from pruner.packing import unpack
 from pruner.removal import cut, first
@@ -39,9 +40,12 @@ def save_model(folder: str | Path, tensors: Mapping[str, Tensor], architecture: 
 
     `architecture` holds plain values. `load_model` needs label, name, options (of the model's Choice),
     shape [channels, height, width] and classes, and understands widths (of `removal.widths_of`), packing (what
-    `packing.pack` gave beside the tensors) and versions (of `versions_of`); other keys are kept as they are.
+    `packing.pack` gave beside the tensors), versions (of `versions_of`) and ties (of `ties_of`), whose names are left
+    out of the tensors; other keys are kept as they are.
     """
-    digests = write_tensors(Path(folder) / "model.safetensors", tensors)
+    ties = architecture.get("ties", {})
+    stored = {name: tensor for name, tensor in tensors.items() if name not in ties}
+    digests = write_tensors(Path(folder) / "model.safetensors", stored)
     write_sealed(Path(folder) / "model.json", architecture, digests)
 
 
@@ -64,12 +68,15 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     except ConfigError as error:
         raise ConfigError(f"{description}: {error}") from error
     try:
+        ties = check_ties(architecture.get("ties", {}), model)
+        stored = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
         if architecture.get("packing") is not None:
-            tensors = unpack(tensors, architecture["packing"], model.state_dict())
-        check_fit(tensors, model.state_dict())
+            tensors = unpack(tensors, architecture["packing"], stored)
+        check_fit(tensors, stored)
     except ConfigError as error:
         raise ConfigError(f"{path}: does not fit model.json ({error})") from error
-    load(model, tensors, architecture.get("versions"))
+    tied = {name: tensors[first] for name, first in ties.items()}
+    load(model, {**tensors, **tied}, architecture.get("versions"))
     return model.eval(), architecture
 
 

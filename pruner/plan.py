@@ -1,4 +1,5 @@
-"""What a sweep would do, told before it is started: its cells, the dense networks they share, the time they take.
+"""What a sweep would do, told before it is started: its cells, the dense networks they share, what can go of those of
+which whole filters or heads go, the time they take.
 
 Times are estimated from rows that are there, and from nothing else; what was never measured is said to be so.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 from pruner.cells import Cell
 from pruner.config import Config, expand
 from pruner.refusals import cuda_devices
+from pruner.rehearsal import rehearsed
 from pruner.results.gather import gather
 from pruner.results.row import Row
 from pruner.results.store import Folder
@@ -58,7 +60,7 @@ def epoch_seconds(config: Config, phase: str, rows: Iterable[Row], on_gpu: bool)
 
 
 def text(cells: Sequence[Cell]) -> str:
-    """The plan for the console."""
+    """The plan for the console. Raises ConfigError where a run would be refused, as far as `rehearsed` finds out."""
     states = {cell.number: cell.state for cell in cells}
     lines = [_counts("cell", list(states.values())), ""]
     for cell in cells:
@@ -73,6 +75,8 @@ def text(cells: Sequence[Cell]) -> str:
         for path, users in shared.items():
             numbers = " ".join(str(cell.number) for cell in users)
             lines.append(f"{'there' if there[path] else 'to train':<10} {path}  for {numbers}")
+    if networks := rehearsed(left):
+        lines += ["", *networks]
     return "\n".join([*lines, "", *estimate(left)])
 
 

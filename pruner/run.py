@@ -16,6 +16,7 @@ from pruner.config import PLACES, Config
 from pruner.diary import Diary
 from pruner.latency import latencies
 from pruner.methods.base import Method
+from pruner.models.ties import ties_of
 from pruner.models.versions import versions_of
 from pruner.networks import save_model
 from pruner.processes import first, part
@@ -137,8 +138,8 @@ def evaluated(bench: Bench, folder: RunFolder, pruned: Pruned, final: Accuracy) 
     folder.write_layers(
         {**row, "granularity": config.granularity, **pruned.measures.get(row["layer"], {})} for row in layers
     )
-    architecture = {**description(config, bench.data, units, hard), "versions": versions_of(model)}
-    save_model(folder.path, model.state_dict(), architecture)
+    modules = {"versions": versions_of(model), "ties": ties_of(model)}
+    save_model(folder.path, model.state_dict(), {**description(config, bench.data, units, hard), **modules})
     return {
         **identity_columns(config),
         "status": "done",

@@ -167,6 +167,9 @@ def test_a_description_that_lacks_something_is_named(tiny, tmp_path):
         ("widths", {"conv": {"outs": 2}}, "conv.weight: has [5, 1, 3, 3]"),  # a wrong width for these tensors
         ("packing", {"bits": 3}, "packing"),
         ("packing", 3, "packing"),
+        ("ties", [3], "ties=[3]"),
+        ("ties", {"norm.bias": "norm.weight"}, "ties.norm.bias=norm.weight"),  # which this network does not share
+        ("ties", {"norm.bias": [3]}, "ties.norm.bias=[3]"),
     ],
 )
 def test_a_wrong_description_is_named(tiny, tmp_path, key, value, said):

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from pruner.cli import main
 from pruner.config import PHASES
 from pruner.plan import duration, epoch_seconds
 from pruner.results.row import Row
 from pruner.results.store import RunFolder
+from tests.odd_networks import Net, conv, normed
 from tests.sweeping import QUICK
 from tests.test_cli import python
 
@@ -61,6 +63,40 @@ def test_a_plan_tells_what_is_done_failed_shared_and_measured(
     assert main(["-m", "dataset=digits", *QUICK[1:], "seed=0,1", "--plan"]) == 0
     other = capsys.readouterr().out
     assert "not measured yet: dense of lenet_300_100 on digits, for 1 2\n" in other and "about" not in other
+
+
+def grouped(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network with a group norm, which keeps the filters before it."""
+    return Net(lambda n, x: n.b(n.norm(n.a(x))), 6, a=conv(3, 8), norm=nn.GroupNorm(2, 8), b=normed(8, 6))
+
+
+def test_a_plan_says_of_each_network_what_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "mine" / "model" / "grouped.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"# a network\nname: {__name__}:grouped\n")
+    words = ["--config-dir=mine", "-m", "--plan", *QUICK, "dataset.classes=5", "method=gmp,grasp"]
+    assert main([*words, "model=grouped", "granularity=filter", "sparsity=0.5,0.9"]) == 2
+    assert capsys.readouterr().err.startswith("pruner: sparsity=0.9: keeps 67 of 678 params, but 293 are needed")
+    assert main([*words, "model=grouped", "granularity=filter,weight", "sparsity=0.5"]) == 0
+    said = capsys.readouterr().out
+    lines = "  6 filters can go\n  8 filters stay, of a: native_group_norm in norm\n\n"
+    assert f"\nfilters of grouped on synthetic, for 1 3\n{lines}" in said
+    assert said.count("can go") == 1  # two cells have this network, and weights are not traced
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
+def test_a_plan_downloads_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pruner.models.torchvision._download", lambda arch: pytest.fail("a download"))
+    words = ["--plan", "granularity=filter", "sparsity=0.5", "method=gmp"]
+    assert main([*words, "dataset=cifar10"]) == 0
+    absent = "  not known while there is no data/cifar10.safetensors, which a run would download\n"
+    assert absent in capsys.readouterr().out
+    images = ["dataset=synthetic", "dataset.image_size=32"]
+    assert main([*words, *images, "model=squeezenet1_1", "model.weights=default"]) == 0
+    assert "filters of squeezenet1_1 on synthetic, for 1\n  " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def row(method: str, seconds: float, epochs: int = 10, **other: Any) -> Row:

@@ -21,6 +21,12 @@ def data_file(name: str, data_dir: Path) -> Path:
     return data_dir / f"{name}.safetensors"
 
 
+def downloaded_file(name: str, data_dir: Path) -> Path | None:
+    """Where the set `name` is kept once it was downloaded; None for sets that are not published ones of ours."""
+    is_published = ":" not in name and name not in (*EMBEDDED, "imagefolder")
+    return data_file(name, data_dir) if is_published else None
+
+
 def check_folder(root: str) -> tuple[str, ...]:
     """The class names of the tree below `root`, in order: the folders of its train/, the same as those of its val/.
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pruner.checks import ConfigError
 from pruner.export.shipped import Shipped
+from pruner.models.ties import ties_of
 from pruner.models.versions import versions_of
 from pruner.networks import load_model, save_model
 from pruner.packing import pack, payload_bytes
@@ -49,9 +50,9 @@ def write_safetensors(network: Shipped, folder: Path) -> Written:
     # A float weight without holes is stored as it is, for any reader of safetensors.
     tiles = {name: tile for name, tile in network.tiles.items() if tile is not None or network.bits}
     tensors, packing = pack(network.model.state_dict(), tiles, network.bits)
-    stored = {"widths": network.widths, "packing": packing if tiles else None, "versions": versions_of(network.model)}
-    architecture = {**network.provenance(), **stored}
-    save_model(folder, tensors, architecture)
+    stored = {"widths": network.widths, "packing": packing if tiles else None}
+    modules = {"versions": versions_of(network.model), "ties": ties_of(network.model)}
+    save_model(folder, tensors, {**network.provenance(), **stored, **modules})
     loaded, _ = load_model(folder, own_code=True)  # its code has run already
     expected = network.model.state_dict()
     for name, tensor in loaded.state_dict().items():

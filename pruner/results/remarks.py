@@ -1,4 +1,5 @@
-"""What the reader of a table must know beside its numbers: mixed versions and settings, repeated seeds, failures."""
+"""What the reader of a table must know beside its numbers: mixed versions and settings, parameters that no mask can
+reach, repeated seeds, failures."""
 
 from __future__ import annotations
 
@@ -66,6 +67,7 @@ def remarks(table: Table, settings: Mapping[str, Settings] | None = None) -> lis
         if len(found) > 1 and column not in layout.keys:
             lines.append(f"note: runs of different {column}: {', '.join(found)}")
     lines += _settings(table, settings or {})
+    lines += _out_of_reach(table)
     for cell in table.ordered():
         seeds = [row["seed"] for row in cell.runs]
         if len(set(seeds)) < len(seeds):
@@ -96,6 +98,22 @@ def _settings(table: Table, settings: Mapping[str, Settings]) -> list[str]:
     shown = "; ".join(f"{key} {', '.join(values)}" for key, values in list(varied.items())[:SHOWN])
     more = f"; and {len(varied) - SHOWN} more" if len(varied) > SHOWN else ""
     return [f"note: runs of different settings: {shown}{more}"]
+
+
+def _out_of_reach(table: Table) -> list[str]:
+    """Models of which most is in layers such as an LSTM, or in excluded ones: no sparsity of theirs is the network's.
+
+    Not where heads are pruned, which leaves out by design all that is no attention.
+    """
+    most: dict[str, int] = {}  # percent
+    for row in table.done:
+        total, prunable = row["params_total"], row["prunable_params_total"]
+        if row["granularity"] != "head" and total and prunable is not None and 2 * prunable < total:
+            most[row["model"]] = max(most.get(row["model"], 0), 100 * (total - prunable) // total)
+    return [
+        f"note: {model}: {percent}% of the parameters are in no layer that can be pruned"
+        for model, percent in sorted(most.items())
+    ]
 
 
 def _version(value: str | None) -> str:

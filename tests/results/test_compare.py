@@ -125,6 +125,18 @@ def test_mixed_versions_and_hidden_settings_are_said():
     assert remarks(tables(THREE)[0]) == []
 
 
+def test_models_of_which_most_cannot_be_pruned_are_named():
+    rows = [run(model="lstm", params_total=1000, prunable_params_total=9)]
+    rows += [run("gmp", model="lstm", params_total=1000, prunable_params_total=400)]
+    rows += [FAILED | {"model": "lstm", "params_total": 1000, "prunable_params_total": 0}]
+    (found,) = tables(rows)
+    assert remarks(found)[0] == "note: lstm: 99% of the parameters are in no layer that can be pruned"
+    for share in (500, 999, None):
+        assert remarks(tables([run(params_total=1000, prunable_params_total=share)])[0]) == []
+    heads = run(granularity="head", params_total=1000, prunable_params_total=9)
+    assert remarks(tables([heads])[0]) == []  # heads alone, by design
+
+
 def test_only_failures(outputs, capsys):
     outputs(FAILED)
     assert main(["--output", "t"]) == 0

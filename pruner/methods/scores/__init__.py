@@ -2,6 +2,7 @@
 
 A score is a class. Its constructor takes the options and checks them, before any work; its instances are called with
 a Setup whenever a schedule makes a mask, `__call__(self, setup) -> Tensor [n]`, larger for units that should stay. A
+method `check(self, setup)`, where there is one, is called before any work too, and refuses networks by a ConfigError. A
 plain function is no score. Which one a schedule uses is the `score` of its YAML file: a name and options, built in or
 a user's `package.module:Class`.
 """
@@ -34,7 +35,7 @@ def create(score: str | Mapping[str, Any], setup: Setup) -> Callable[[], Tensor]
     """The scores [n] of the setup's model, computed anew at every call and without gradients.
 
     `score` is a name, or a mapping of `name` and the options of its class. Raises ConfigError for a name that is not
-    there or no score, and for options that the class does not take.
+    there or no score, for options that the class does not take, and as the score's `check` does.
     """
     options = {"name": score} if isinstance(score, str) else dict(score)
     name = options.pop("name", None)
@@ -44,4 +45,6 @@ def create(score: str | Mapping[str, Any], setup: Setup) -> Callable[[], Tensor]
     is_score = isinstance(cls, type) and "__call__" in dir(cls)  # which leaves out what calls the class itself
     require(is_score, "method.score.name", name, "expected a class with __call__(self, setup) -> Tensor [n]")
     built = cls(**bind("method.score", name, cls, options, ()))
+    if hasattr(built, "check"):
+        built.check(setup)
     return lambda: built(setup).detach()

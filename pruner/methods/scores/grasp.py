@@ -27,11 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.checks import require
+from pruner.checks import ConfigError, require
 from pruner.methods.base import Setup
-from pruner.methods.scores.probing import balanced_sample, probing
+from pruner.methods.scores.probing import Instead, balanced_sample, given, probing
+from pruner.results.row import one_line
 from pruner.sparsity.calling import call_with
 from pruner.sparsity.units import Units
+
+TWICE = ("derivative for", "differentiate twice", "double backward")  # in what torch's errors say of operations
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ class Grasp:
     def __post_init__(self) -> None:
         require(self.per_class >= 1, "method.score.per_class", self.per_class, "1 or more")
         require(self.temperature > 0, "method.score.temperature", self.temperature, "above 0")
+
+    def check(self, setup: Setup) -> None:
+        """Raises ConfigError, which names the operation, where a part of the network cannot be differentiated twice."""
+        if setup.images is None:
+            return
+        images = torch.zeros(2, *setup.images.shape, device=setup.units.device)
+        try:
+            with probing(setup.model, batch_statistics=True):
+                gradient_flow(setup.model, setup.units, [(images, images.new_zeros(2).long())], self.temperature)
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0]
+            if any(words in said.lower() for words in TWICE):
+                why = f"takes second derivatives, which this network lacks ({said})"
+                raise ConfigError(one_line(f"method.score.name=grasp: {why}; use another method")) from error
+            raise
 
     def __call__(self, setup: Setup) -> Tensor:
         """Per unit [n], what the flow of gradients would lose. Raises ValueError when the setup has no images."""
@@ -67,16 +85,22 @@ def gradient_flow(model: nn.Module, units: Units, batches: list[tuple[Tensor, Te
             name: parameter * multipliers[name] if name in multipliers else parameter.detach().requires_grad_()
             for name, parameter in parameters.items()
         }
-        logits = call_with(model, gated, (images,)) / temperature
+        with Instead({F.hardsigmoid: hardsigmoid}):
+            logits = call_with(model, gated, (images,)) / temperature
         loss = F.cross_entropy(logits, labels, reduction="sum") / count
         return torch.autograd.grad(loss, [gated[layer.weight] for layer in prunable], create_graph=create_graph)
 
     total = [torch.zeros_like(parameters[layer.weight]) for layer in prunable]
     for images, labels in batches:
         total = [g + share for g, share in zip(total, gradient(images, labels, create_graph=False), strict=True)]
-    scores = torch.zeros_like(gates)
+    gates.grad = torch.zeros_like(gates)
     for images, labels in batches:
         shares = gradient(images, labels, create_graph=True)
-        z = torch.stack([(share * g).sum() for share, g in zip(shares, total, strict=True)]).sum()
-        scores = scores + torch.autograd.grad(z, gates)[0]
-    return scores.detach()
+        # All the way back: on the way to the gates alone, a function that is differentiable once would be passed by.
+        torch.stack([(share * g).sum() for share, g in zip(shares, total, strict=True)]).sum().backward()
+    return gates.grad
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """torch's, with its derivative (0 at both corners), and a second one: 0."""
+    return given(F.relu6(input + 3) / 6, input, inplace)

@@ -1,15 +1,18 @@
-"""What the scores that probe a network have in common: a quiet network, and training images of every class."""
+"""What the scores that probe a network have in common: a quiet network, training images of every class, and functions
+that stand in for others, which a score cannot see through."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from pruner.methods.base import Setup
 
@@ -73,3 +76,19 @@ def balanced_sample(setup: Setup, per_class: int) -> list[tuple[Tensor, Tensor]]
     sample, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     batches = -(-len(labels) // _BATCH)  # of one size, or nearly: batch norm must not see a batch of one
     return list(zip(sample.tensor_split(batches), labels.tensor_split(batches), strict=True))
+
+
+class Instead(TorchFunctionMode):
+    """Within it a network that calls one of these functions of torch gets what another one gives."""
+
+    def __init__(self, others: Mapping[Any, Callable[..., Tensor]]):
+        super().__init__()
+        self.others = others
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.others.get(func, func)(*args, **(kwargs or {}))
+
+
+def given(values: Tensor, input: Tensor, inplace: bool) -> Tensor:
+    """What a function gives that was asked to put its `values` into its `input`, or not to."""
+    return input.copy_(values) if inplace else values

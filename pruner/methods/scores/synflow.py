@@ -15,20 +15,29 @@ by, can end up empty (but for `budget.min_units`).
 paper prunes. A trained network's means would take flow away, and its biases add flow of their own halfway, against
 which the layers before look worthless and are emptied. Everything is in float64, for R grows with every layer, and in
 evaluation mode, for a batch of one constant image has no statistics.
+
+The paper's activations let any flow through, as ReLU does [known]. Those with a ceiling, ReLU6 and hardtanh, count
+without it [chosen], as the flow is beyond it and would end there: of a MobileNetV2 all but the last layer would be
+worth nothing. A gate, such as a hardsigmoid that scales channels, is wide open instead, whatever the layers before it
+say, which are worth nothing. Layers that no flow passes are named in a warning.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pruner.checks import require
 from pruner.methods.base import Setup
-from pruner.methods.scores.probing import probing
+from pruner.methods.scores.probing import Instead, given, probing
 from pruner.sparsity.calling import call_with
 from pruner.sparsity.units import Units
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Synflow:
         with probing(setup.model):
             for done in range(1, self.rounds + 1):
                 score = torch.where(mask > 0, flow(setup.model, state, units, image, mask), score)
+                if done == 1:
+                    warn_of_dry(units, score)
                 share = (1 - allocation.sparsity) ** (done / self.rounds)
                 sparsity = None if done == self.rounds else 1 - share  # None: the very budget, not rounded by a power
                 mask = mask * allocation.hard(torch.where(mask > 0, score, -1.0), sparsity).to(mask.dtype)
@@ -84,5 +95,20 @@ def flow(model: nn.Module, state: dict[str, Tensor], units: Units, image: Tensor
     """Per unit [n], |c dR/dc| in float64 at the gates c = mask [n], for an image [1, ...] in float64."""
     gates = mask.detach().double().requires_grad_()
     gated = {name: state[name] * gate for name, gate in units.gates(gates).items()}
-    total = call_with(model, {**state, **gated}, (image,)).sum()
+    with Instead({F.hardtanh: without_ceiling, F.relu6: F.relu}):
+        total = call_with(model, {**state, **gated}, (image,)).sum()
     return (gates * torch.autograd.grad(total, gates)[0]).detach().abs()
+
+
+def without_ceiling(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """torch's hardtanh, of which ReLU6 is one, but for its upper end."""
+    return given(torch.where(input > min_val, input, min_val), input, inplace)
+
+
+def warn_of_dry(units: Units, flow: Tensor) -> None:
+    """Names the groups of units, whose flow is `flow` [n], that none passes: their units go first, in any order."""
+    dry = [group.name for group in units.groups if not bool(flow[group.start : group.stop].any())]
+    if dry:
+        named = ", ".join(dry[:3]) + (", ..." if len(dry) > 3 else "")
+        counts = len(dry), len(units.groups)
+        log.warning("synflow: no flow passes %d of %d layers, which are worth nothing: %s", *counts, named)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pruner.bits import BitReader, to_bits
 from pruner.checks import ConfigError, one_of, require
+from pruner.sparsity.layers import swapped
 from pruner.sparsity.size import Index, cheapest_index, list_widths
 
 
@@ -24,15 +25,30 @@ class Tile:
     """The tiles that a weight [out, in, *kernel] is cut into, one behind the other; at its far ends they are cut off.
 
     shape: of a tile, in as many dimensions as the weight has. group: so many neighbouring input channels share a row
-    of the index, as in an n:m pattern; 0: all the tiles that begin at the same output channel do.
+    of the index, as in an n:m pattern; 0: all the tiles that begin at the same output channel do. transposed: the
+    groups of a transposed convolution, which keeps its weight as [in, out / groups, *kernel]; 0: it is none.
     """
 
     shape: tuple[int, ...]
     group: int = 0
+    transposed: int = 0
 
     def __post_init__(self) -> None:
         require(all(size >= 1 for size in self.shape), "tile.shape", list(self.shape), "1 or more each")
         require(self.group >= 0, "tile.group", self.group, "0 or more")
+        require(self.transposed >= 0, "tile.transposed", self.transposed, "0 or more")
+
+
+def turned(name: str, weight: Tensor, tile: Tile) -> Tensor:
+    """A weight in the order [out, in, *kernel] of its tiles, or one in that order as the network keeps it.
+
+    Raises ConfigError where it does not have so many groups.
+    """
+    if not tile.transposed:
+        return weight
+    fits = weight.dim() >= 2 and len(weight) % tile.transposed == 0
+    require(fits, f"{name}.tile.transposed", tile.transposed, f"does not fit a weight of {list(weight.shape)}")
+    return swapped(weight, tile.transposed)
 
 
 def grid_shape(name: str, shape: Sequence[int], tile: Tile) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """A pruned, quantised network in few bytes: no zeros, weights as codes of b bits, an index; and back, to the last bit.
 
-    name          what is left of a weight, in its order: float32 [kept], or its codes as uint8 (`pruner.bits`)
+    name          what is left of a weight, in its tiles' order: float32 [kept], or its codes as uint8 (`pruner.bits`)
     name:limit    of a quantised weight, a float32: the outermost of its 2^b levels; code 0 is its negative
     name:index    which tiles of the weight are left, as uint8 (`pruner.indexing`); missing when it takes no bits
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pruner.bits import BitReader, to_bits, to_bytes
 from pruner.checks import ConfigError, build, require
-from pruner.indexing import Tile, grid_shape, read_index, spread, tiles_left, write_index
+from pruner.indexing import Tile, grid_shape, read_index, spread, tiles_left, turned, write_index
 from pruner.quantize import MAX_BITS, quantize
 from pruner.results.row import one_line
 from pruner.sparsity.size import StoredLayer, compressed_bytes
@@ -69,7 +69,7 @@ def pack(
         for key in sorted(parts.keys() & tensors.keys()):
             raise ConfigError(f"{key}: this name belongs to a part of {name}, once that is packed")
         tensors |= parts
-    return tensors, asdict(packing)
+    return tensors, asdict(packing, dict_factory=_told)
 
 
 def unpack(
@@ -138,6 +138,11 @@ def _parse(description: Mapping[str, Any]) -> tuple[int, dict[str, PackedWeight]
     return packing.bits, {k: build(PackedWeight, v, f"packing.weights.{k}") for k, v in packing.weights.items()}
 
 
+def _told(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a description; `transposed` only where it says something: all other files stay as they were."""
+    return {key: value for key, value in items if value or key != "transposed"}
+
+
 def _pack_weight(name: str, weight: Tensor, tile: Tile | None, bits: int) -> tuple[dict[str, Tensor], PackedWeight]:
     """The tensors of one weight, and how they store it."""
     shape = tuple(weight.shape)
@@ -145,9 +150,10 @@ def _pack_weight(name: str, weight: Tensor, tile: Tile | None, bits: int) -> tup
     kinds: tuple[str, ...] = ()
     index: list[Tensor] = []
     if tile:
-        grid_shape(name, shape, tile)  # raises where the tile does not fit
+        weight = turned(name, weight, tile)
+        grid_shape(name, weight.shape, tile)  # raises where the tile does not fit
         left = tiles_left(weight, tile)
-        values = weight[spread(left, shape, tile)]
+        values = weight[spread(left, weight.shape, tile)]
         kinds, index = write_index(left, tile)
     parts = _encode(name, values, bits) if bits else {name: values}
     index_bits = sum(len(part) for part in index)
@@ -163,18 +169,21 @@ def _unpack_weight(name: str, how: PackedWeight, bits: int, store: _Store, model
     require(fits, f"{name}.shape", list(how.shape), f"the network has {list(shape)} of {model.dtype}")
     nothing = BitReader(torch.empty(0, dtype=torch.uint8))
     reader = store.bits(f"{name}:index", how.index_bits) if how.index_bits else nothing
+    whole = torch.zeros(shape)
     left = torch.ones(shape, dtype=torch.bool)
     if how.tile:
-        grid = grid_shape(name, shape, how.tile)
+        whole = turned(name, whole, how.tile)
+        grid = grid_shape(name, whole.shape, how.tile)
         try:
-            left = spread(read_index(grid, how.tile, how.index, reader), shape, how.tile)
+            left = spread(read_index(grid, how.tile, how.index, reader), whole.shape, how.tile)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
     require(reader.at == how.index_bits, f"{name}.index_bits", how.index_bits, f"the index has {reader.at}")
     kept = int(left.sum())
     require(kept == how.kept, f"{name}.kept", how.kept, f"the index leaves {kept}")
     values = _decode(name, store, kept, bits) if bits else store.take(name, torch.float32, (kept,))
-    return torch.zeros(shape).masked_scatter_(left, values)
+    whole = whole.masked_scatter(left, values)
+    return (turned(name, whole, how.tile) if how.tile else whole).contiguous()
 
 
 def _outermost(limit: Tensor, bits: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruner.checks import ConfigError
 from pruner.models.attention import SelfAttention
 from pruner.sparsity.base import Left
-from pruner.sparsity.layers import CONVOLUTIONS
+from pruner.sparsity.layers import CONVOLUTIONS, TRANSPOSED
 
 Widths = dict[str, dict[str, int]]
 
@@ -79,7 +79,7 @@ class _Cutter:
         self.made: dict[int, nn.Parameter] = {}
 
     def cut(self, model: nn.Module, name: str, module: nn.Module, left: Left) -> None:
-        if isinstance(module, CONVOLUTIONS):
+        if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
             self._convolution(name, module, left)
         elif isinstance(module, nn.Linear):
             outs, ins = (
@@ -107,8 +107,10 @@ class _Cutter:
         groups = len(ins) if depthwise else conv.groups
         if len(outs) % groups or len(ins) % groups:
             raise ConfigError(f"{name}: {len(outs)} outputs and {len(ins)} inputs do not make {groups} equal groups")
-        columns = torch.tensor([0]) if depthwise else ins[: len(ins) // groups]  # each group reads the same of its own
-        self._parameters(conv, weight=(outs, columns), bias=(outs,))
+        rows, columns = (ins, outs) if isinstance(conv, TRANSPOSED) else (outs, ins)
+        # Each group has the same of its own: those of the first that is left tell.
+        columns = columns[: len(columns) // groups] % conv.weight.shape[1]
+        self._parameters(conv, weight=(rows, columns), bias=(outs,))
         conv.out_channels, conv.in_channels, conv.groups = len(outs), len(ins), groups
 
     def _attention(self, name: str, old: nn.MultiheadAttention, left: Left) -> SelfAttention:

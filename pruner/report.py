@@ -12,6 +12,7 @@ from pruner import __version__
 from pruner.config import Config
 from pruner.data import ImageData
 from pruner.results.row import Row
+from pruner.sparsity.layers import Layer
 from pruner.sparsity.units import Units
 from pruner.training import Epoch
 
@@ -45,7 +46,7 @@ def description(config: Config, data: ImageData, units: Units, hard: Tensor) -> 
     Under `masks`: the channels (outs made, ins read; null: all) that are left of the modules which lose some, for
     what takes them out, and the tiles of zeros in the prunable weights, for what stores them in few bytes.
     """
-    tiles = {layer.weight: units.tile(layer) for layer in units.layers if layer.prunable}
+    tiles = {layer.weight: _tile(units, layer) for layer in units.layers if layer.prunable}
     choice = config.model
     return {
         "label": choice.label,
@@ -59,11 +60,18 @@ def description(config: Config, data: ImageData, units: Units, hard: Tensor) -> 
         "std": list(data.std),
         "masks": {
             "channels": {name: asdict(left) for name, left in units.left(hard).items()},
-            "tiles": {name: tile and {"shape": list(tile[0]), "group": tile[1]} for name, tile in tiles.items()},
+            "tiles": tiles,
         },
         "bits": config.quantization.bits,
         "run": identity_columns(config),
     }
+
+
+def _tile(units: Units, layer: Layer) -> dict[str, Any] | None:
+    """What `pruner.indexing.Tile` is made of; None where what is dead is taken out."""
+    tile = units.tile(layer)
+    turned = {"transposed": layer.groups} if layer.transposed else {}
+    return None if tile is None else {"shape": list(tile[0]), "group": tile[1], **turned}
 
 
 def report(numbers: Epoch, epochs: int) -> Epoch:

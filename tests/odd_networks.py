@@ -150,6 +150,43 @@ class ThreeDimensional(nn.Module):
         return self.fc(self.mean(self.b(self.pool(self.norm(self.a(x.unsqueeze(1))).relu()))).flatten(1))
 
 
+class Decoder(nn.Module):
+    """Downsampled, and upsampled again by a transposed convolution, with a norm behind it or with a bias alone."""
+
+    def __init__(self, normalised: bool):
+        super().__init__()
+        self.down = normed(3, 8, 2)
+        self.up = nn.ConvTranspose2d(8, 6, 3, 2, 1, output_padding=1, bias=not normalised)
+        self.norm = nn.BatchNorm2d(6) if normalised else nn.Identity()
+        self.last, self.fc = conv(6, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.last(self.norm(self.up(self.down(x))).relu()).mean((2, 3)))
+
+
+class OneDimensionalDecoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.up = nn.Conv1d(3, 8, 3, 2), nn.BatchNorm1d(8), nn.ConvTranspose1d(8, 6, 4, stride=2)
+        self.b, self.fc = nn.Conv1d(6, 4, 3), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(self.up(self.norm(self.a(x.flatten(2))).relu()).relu()).mean(2))
+
+
+class TiedDecoder(nn.Module):
+    """What a convolution maps, a transposed one maps back by the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.there, self.fc = normed(3, 6), conv(6, 8), nn.Linear(6, CLASSES)
+        self.back = nn.ConvTranspose2d(8, 6, 3, padding=1)
+        self.back.weight = self.there.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.back(self.there(self.stem(x)).relu()).mean((2, 3)))
+
+
 class ByKeyword(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -230,6 +267,11 @@ TAKEN: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "calls by keyword": (ByKeyword, 14),
     "one dimension": (OneDimensional, 14),
     "three dimensions": (ThreeDimensional, 14),
+    "a decoder": (lambda: Decoder(normalised=True), 8 + 6 + 4),
+    "a decoder without norms": (lambda: Decoder(normalised=False), 8 + 6 + 4),
+    "a decoder of one dimension": (OneDimensionalDecoder, 8 + 6 + 4),
+    "upsampling channel by channel": (lambda: Net(lambda n, x: n.b(n.up(n.a(x))), 6, a=normed(3, 8), b=conv(8, 6),
+                                                  up=nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=8, bias=False)), 14),
     "circular padding": (lambda: Net(lambda n, x: n.b(n.a(x).relu()), 6, a=conv(3, 8),
                                      b=nn.Conv2d(8, 6, 3, padding=1, padding_mode="circular")), 14),
     "reflected padding": (lambda: Net(lambda n, x: n.b(n.a(x).relu()), 6, a=conv(3, 8),
@@ -250,6 +292,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, list[str]]] = {
     "parameters in float64": (lambda: TwoNames().double(), "weight", ["conv.weight", "float64", "float32"]),
     "parameters in bfloat16": (lambda: TwoNames().bfloat16(), "filter", ["conv.weight", "bfloat16", "float32"]),
     "a weight that two share, with a bias each": (lambda: SharedWeight(bias=True), "filter", ["filters of stem.0"]),
+    "a weight used both ways": (TiedDecoder, "filter", ["filters of stem.0"]),
     "a tuple": (lambda: Answers(lambda n, y: (y, y)), "weight", ["tuple", "logits"]),
     "a dictionary": (lambda: Answers(lambda n, y: {"logits": y}), "weight", ["dict", "logits"]),
     "a tuple in training": (lambda: Answers(lambda n, y: (y, y) if n.training else y), "weight", ["in training"]),

@@ -95,6 +95,15 @@ def test_what_is_left_is_the_same_filters_in_their_order() -> None:
     assert widths_of(model, left) == {"0": {"outs": 2}, "1": {"outs": 2}, "2": {"ins": 2}}
 
 
+@pytest.mark.parametrize("ins", [1, 3])
+def test_a_transposed_convolution_has_its_inputs_first(ins: int) -> None:
+    model: Any = nn.Sequential(nn.ConvTranspose2d(ins, 4, 2))
+    small: Any = without(model, {"0": Left((1, 3), (ins - 1,))})
+    assert torch.equal(small[0].weight, model[0].weight[[ins - 1]][:, [1, 3]])
+    assert torch.equal(small[0].bias, model[0].bias[[1, 3]])
+    assert (small[0].in_channels, small[0].out_channels, small[0].groups) == (1, 2, 1)
+
+
 def test_a_shared_weight_is_cut_once_and_stays_shared() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

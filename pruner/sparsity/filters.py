@@ -81,7 +81,8 @@ class FilterUnits(Units):
         total = torch.zeros(self.n + 1, device=self.device)
         for layer in self.layers:
             if layer.prunable:
-                total.index_add_(0, self._outs[layer.name], values[layer.weight].flatten(1).sum(1, dtype=total.dtype))
+                filters = layer.ordered(values[layer.weight]).flatten(1)
+                total.index_add_(0, self._outs[layer.name], filters.sum(1, dtype=total.dtype))
         return total[: self.n]
 
     def gates(self, mask: Tensor) -> dict[str, Tensor]:
@@ -91,7 +92,7 @@ class FilterUnits(Units):
             gates[f"{name}.weight"] = gates[f"{name}.bias"] = padded[units]
         for layer in self._bare:
             gate = padded[self._outs[layer.name]]
-            gates[layer.weight] = gate.view(-1, *[1] * (len(layer.shape) - 1))
+            gates[layer.weight] = layer.native(gate.view(-1, *[1] * (len(layer.shape) - 1)))
             if layer.bias:
                 gates[layer.bias] = gate
         return gates
@@ -104,7 +105,8 @@ class FilterUnits(Units):
             if layer.groups > 1:  # groups are tied, so that each reads the same channels of its own; depthwise: one
                 keep_in = keep_in[: layer.shape[1]] if layer.shape[1] > 1 else keep_in.new_ones(1)
             kernel = [1] * (len(layer.shape) - 2)
-            zeros[layer.weight] = (keep_out.view(-1, 1, *kernel) * keep_in.view(1, -1, *kernel)).expand(layer.shape)
+            kept = keep_out.view(-1, 1, *kernel) * keep_in.view(1, -1, *kernel)
+            zeros[layer.weight] = layer.native(kept.expand(layer.shape))
             if layer.bias:
                 zeros[layer.bias] = keep_out
         for name, units in self.norms.items():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from pruner.sparsity.layers import CONVOLUTIONS
+from pruner.sparsity.layers import CONVOLUTIONS, CONVOLVING, TRANSPOSED, TRANSPOSING
 from pruner.sparsity.tracer import Tracer
 
 
@@ -40,12 +40,12 @@ class LayerFunctions(TorchFunctionMode):
     def _rule(self, func: Any, args: Any, kwargs: Any) -> Callable[[Tensor], Tensor] | None:
         """From the function's output to its labels; None where the function is not one of layers and batch norms."""
         tracer = self.tracer
-        if func in (F.conv1d, F.conv2d, F.conv3d):
+        if func in CONVOLVING or func in TRANSPOSING:
             x, weight = _first_two(*args, **kwargs)
-            name = tracer.name_of(weight, CONVOLUTIONS)
+            name = tracer.name_of(weight, TRANSPOSED if func in TRANSPOSING else CONVOLUTIONS)
             if name is None or x.dim() != weight.dim():
                 return None
-            return partial(self._convolution, name, x, weight)
+            return partial(self._convolution, name, x, weight, func in TRANSPOSING)
         if func is F.linear:
             x, weight = _first_two(*args, **kwargs)
             name = tracer.name_of(weight, (nn.Linear,))
@@ -60,8 +60,9 @@ class LayerFunctions(TorchFunctionMode):
             return lambda output: tracer.pooled(x, output)
         return None
 
-    def _convolution(self, name: str, x: Tensor, weight: Tensor, output: Tensor) -> Tensor:
-        return self.tracer.convolution(name, x.shape[1] // weight.shape[1], weight, self._read(x), output)
+    def _convolution(self, name: str, x: Tensor, weight: Tensor, transposed: bool, output: Tensor) -> Tensor:
+        groups = (output if transposed else x).shape[1] // weight.shape[1]
+        return self.tracer.convolution(name, groups, self._read(x), output)
 
     def _linear(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         return self.tracer.linear(name, self._read(x), output)

@@ -19,15 +19,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from pruner.checks import ConfigError, one_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_IS_CONV = {F.linear: False, F.conv1d: True, F.conv2d: True, F.conv3d: True}  # what is a layer, and of which kind
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# What is a layer: the functions that run.
+CONVOLVING = (F.conv1d, F.conv2d, F.conv3d)
+TRANSPOSING = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 @dataclass(frozen=True)
 class Layer:
     """One convolution or linear layer: a weight [out, in / groups, *kernel] of the model and what it is used for.
 
-    `weight` and `bias` are names of the model's parameters; `name` is that of the weight without its last word.
-    `positions` counts the outputs of each output channel at batch 1. `pairs` counts the (query, key) pairs for
+    `weight` and `bias` are names of the model's parameters; `name` is that of the weight without its last word. A
+    transposed convolution keeps its weight as [in, out / groups, *kernel]: `shape` and all that units say of a layer
+    are in the order above, and `ordered` and `native` go from one to the other.
+    `positions` counts at batch 1 the outputs of each output channel, and of a transposed convolution, whose weights
+    meet every input once, the inputs of each input channel. `pairs` counts the (query, key) pairs for
     which the packed input projection of a self-attention is made, as often as it runs, and is 0 for all else.
     """
 
@@ -38,6 +44,7 @@ class Layer:
     positions: int
     is_conv: bool = False
     groups: int = 1
+    transposed: bool = False
     prunable: bool = True
     pairs: int = 0
 
@@ -45,6 +52,19 @@ class Layer:
     def size(self) -> int:
         """The number of weights; each is worth `positions` multiply-adds."""
         return int(torch.Size(self.shape).numel())
+
+    def ordered(self, weight: Tensor) -> Tensor:
+        """The layer's weight, or values of its shape, in the order of `shape`."""
+        return swapped(weight, self.groups) if self.transposed else weight
+
+    def native(self, values: Tensor) -> Tensor:
+        """Values that broadcast to `shape` in the order of the weight, to whose shape they broadcast then."""
+        return swapped(values.expand(self.shape), self.groups) if self.transposed else values
+
+
+def swapped(weight: Tensor, groups: int) -> Tensor:
+    """A transposed convolution's weight [in, out / groups, *kernel] as [out, in / groups, *kernel]; or back."""
+    return weight.unflatten(0, (groups, len(weight) // groups)).transpose(1, 2).flatten(0, 1)
 
 
 def find_layers(model: nn.Module, shape: tuple[int, ...], exclude: tuple[str, ...] = ()) -> list[Layer]:
@@ -105,10 +125,14 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if func in _IS_CONV:
+        if func is F.linear or func in CONVOLVING:
             image, weight, bias = _operands(*args, **kwargs)
             groups = image.shape[1 - weight.dim()] // weight.shape[1]
-            self._note(weight, bias, output.numel() // weight.shape[0], is_conv=_IS_CONV[func], groups=groups)
+            self._note(weight, bias, output.numel() // len(weight), is_conv=func in CONVOLVING, groups=groups)
+        elif func in TRANSPOSING:
+            image, weight, bias = _operands(*args, **kwargs)
+            groups = output.shape[1 - weight.dim()] // weight.shape[1]
+            self._note(weight, bias, image.numel() // len(weight), is_conv=True, groups=groups, transposed=True)
         elif func is F.multi_head_attention_forward:
             self._attention(inspect.signature(func).bind(*args, **kwargs).arguments)
         return output
@@ -134,7 +158,8 @@ class _Watch(TorchFunctionMode):
         if name not in self.layers:
             short = re.sub(r"[._]weight$", "", name)
             bias_name = None if bias is None else self.names.get(id(bias))
-            self.layers[name] = Layer(short, name, bias_name, tuple(weight.shape), 0, **kind)
+            shape = tuple(swapped(weight, kind["groups"]).shape) if "transposed" in kind else tuple(weight.shape)
+            self.layers[name] = Layer(short, name, bias_name, shape, 0, **kind)
         layer = self.layers[name]
         self.layers[name] = replace(layer, positions=layer.positions + positions, pairs=layer.pairs + pairs)
 

@@ -16,7 +16,7 @@ from pruner.sparsity.layers import Layer
 
 
 class TileUnits(Units):
-    """Every weight tensor [out, in, *kernel] is cut into tiles of one shape, and each tile is a unit.
+    """Every weight [out, in, *kernel], as layers order it, is cut into tiles of one shape, and each tile is a unit.
 
     Units are in the order of the layers and, within a layer, of the grid of its tiles. At the far ends of a tensor
     tiles may be cut off; such a tile costs what is there of it.
@@ -41,22 +41,22 @@ class TileUnits(Units):
 
     def cost(self, budget: str) -> Cost:
         worth = {
-            layer.weight: torch.full(layer.shape, layer.positions if budget == "macs" else 1, device=self.device)
+            layer.weight: layer.native(
+                torch.full(layer.shape, layer.positions if budget == "macs" else 1, device=self.device)
+            )
             for layer in self._prunable
         }
         return self.sum_over(worth).float()
 
     def sum_over(self, values: Parameters) -> Tensor:
-        return torch.cat([self._sum(layer, values[layer.weight]).flatten() for layer in self._prunable])
+        ordered = ((layer, layer.ordered(values[layer.weight])) for layer in self._prunable)
+        return torch.cat([self._sum(layer, weight).flatten() for layer, weight in ordered])
 
     def gates(self, mask: Tensor) -> dict[str, Tensor]:
-        # One split, whose gradient is one concatenation: slices would each make a gradient of full length.
-        parts = mask.split(self.sizes)
-        return {layer.weight: self._spread(layer, part) for layer, part in zip(self._prunable, parts, strict=True)}
+        return {layer.weight: layer.native(spread) for layer, spread in self._spreads(mask)}
 
     def zeros(self, mask: Tensor) -> dict[str, Tensor]:
-        gates = self.gates(mask)
-        return {layer.weight: gates[layer.weight].expand(layer.shape) for layer in self._prunable}
+        return {layer.weight: layer.native(spread.expand(layer.shape)) for layer, spread in self._spreads(mask)}
 
     def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:
         return mask[self._slices[layer.name]]
@@ -73,8 +73,14 @@ class TileUnits(Units):
     def split_rows(self, values: Tensor) -> list[Tensor]:
         return [self.rows(layer, values) for layer in self._prunable]
 
+    def _spreads(self, mask: Tensor) -> list[tuple[Layer, Tensor]]:
+        """A mask [n] over the weight of every prunable layer, in the order of its `shape`, to which it broadcasts."""
+        # One split, whose gradient is one concatenation: slices would each make a gradient of full length.
+        parts = mask.split(self.sizes)
+        return [(layer, self._spread(layer, part)) for layer, part in zip(self._prunable, parts, strict=True)]
+
     def _sum(self, layer: Layer, values: Tensor) -> Tensor:
-        """A tensor of a weight's shape, summed over each tile: [grid]."""
+        """A tensor of a layer's shape, summed over each tile: [grid]."""
         for dim, (tile, cells) in enumerate(zip(self._tiles[layer.name], self._grids[layer.name], strict=True)):
             if tile > 1:
                 missing = cells * tile - values.shape[dim]
@@ -83,7 +89,7 @@ class TileUnits(Units):
         return values
 
     def _spread(self, layer: Layer, part: Tensor) -> Tensor:
-        """A layer's part of a mask over its weight: a tensor that broadcasts to the weight's shape."""
+        """A layer's part of a mask over its weight: a tensor that broadcasts to the layer's shape."""
         spread = part.view(self._grids[layer.name])
         for dim, (tile, size) in enumerate(zip(self._tiles[layer.name], layer.shape, strict=True)):
             if 1 < tile < size:  # a tile that spans all of a dimension broadcasts by itself
@@ -118,7 +124,7 @@ class WeightUnits(TileUnits):
         return part.view(self._ordered(layer)).movedim(-1, 1)
 
     def _ordered(self, layer: Layer) -> tuple[int, ...]:
-        """The shape of a layer's weight with its input channels last."""
+        """The shape of a layer with its input channels last."""
         outs, ins, *kernel = layer.shape
         return outs, *kernel, ins
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pruner.sparsity.labels import FIXED, NOTHING, Labels
-from pruner.sparsity.layers import CONVOLUTIONS
+from pruner.sparsity.layers import CONVOLUTIONS, TRANSPOSED
 
 _aten = torch.ops.aten
 _VIEW = {_aten.view, _aten._unsafe_view, _aten.reshape}
@@ -87,7 +87,8 @@ class Tracer(TorchDispatchMode):
         self.modules: list[str] = []  # that run now, the innermost last
         self.names: dict[int, tuple[str, nn.Module]] = {}  # by the id of a weight
         for name, module in model.named_modules():
-            if isinstance(module, (*CONVOLUTIONS, nn.Linear, _BatchNorm)) and isinstance(module.weight, nn.Parameter):
+            kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, _BatchNorm)
+            if isinstance(module, kinds) and isinstance(module.weight, nn.Parameter):
                 self.names.setdefault(id(module.weight), (name, module))
 
     def name_of(self, weight: Tensor | None, kinds: tuple[type[nn.Module], ...]) -> str | None:
@@ -109,10 +110,10 @@ class Tracer(TorchDispatchMode):
         """Labels a tensor; `labels` may broadcast to its shape."""
         self.known[id(tensor)] = (tensor, labels.expand(tensor.shape), leaks)
 
-    def convolution(self, name: str, groups: int, weight: Tensor, labels: Tensor, output: Tensor) -> Tensor:
-        """The labels of a convolution's output."""
+    def convolution(self, name: str, groups: int, labels: Tensor, output: Tensor) -> Tensor:
+        """The labels of the output of a convolution, transposed or not."""
         ins = self.labels.channels(labels)
-        count = weight.shape[0]
+        count = output.shape[1]
         if 1 < groups == len(ins):  # depthwise: a channel goes in and comes out as one
             outs = _something(ins).repeat_interleave(count // groups)
         else:

@@ -47,12 +47,13 @@ def _assert_silent(model: nn.Module, shape: tuple[int, ...], units: Units, mask:
     images = torch.randn(2, *shape, generator=generator)
     dense = model(images)
     parameters = dict(model.named_parameters())
-    convolutions = {layer.weight: layer.is_conv for layer in units.layers}
+    layers = {layer.weight: layer for layer in units.layers}
     reads_dead = {}
     for name, zero in units.zeros(mask).items():
-        if name in convolutions:
-            alive = zero.flatten(1).amax(1).view(-1, *[1] * (zero.dim() - 1))
-            if not convolutions[name]:  # the outputs of a linear layer all stay, also when it reads nothing
+        if name in layers:
+            alive = layers[name].ordered(zero).flatten(1).amax(1).view(-1, *[1] * (zero.dim() - 1))
+            alive = layers[name].native(alive)
+            if not layers[name].is_conv:  # the outputs of a linear layer all stay, also when it reads nothing
                 alive = torch.ones_like(alive)
             parameters[name].mul_(alive)
             reads_dead[name] = (zero == 0) & (alive > 0)

@@ -120,8 +120,33 @@ SMALL: dict[str, tuple[Callable[[], Net], int]] = {
         6,
     ),
     "transposed convolution": (
-        lambda: Net(lambda n, x: n.b(n.up(n.a(x))), a=conv(3, 4), b=conv(4, 6), up=nn.ConvTranspose2d(4, 4, 2, 2)),
-        6,
+        lambda: Net(lambda n, x: n.b(n.up(n.a(x))), a=conv(3, 4), b=conv(5, 6), up=nn.ConvTranspose2d(4, 5, 2, 2)),
+        4 + 5 + 6,
+    ),
+    "transposed, normalised": (
+        lambda: Net(lambda n, x: n.b(n.norm(n.up(n.a(x))).relu()), a=conv(3, 4), b=conv(5, 6), norm=nn.BatchNorm2d(5),
+                    up=nn.ConvTranspose2d(4, 5, 3, 2, 1, output_padding=1, bias=False)),
+        4 + 5 + 6,
+    ),
+    "transposed and residual": (
+        lambda: Net(lambda n, x: n.up(n.a(x)) + n.b(n.a(x)), a=conv(3, 4), b=conv(4, 5),
+                    up=nn.ConvTranspose2d(4, 5, 3, padding=1)),
+        4 + 5,
+    ),
+    "transposed, depthwise": (
+        lambda: Net(lambda n, x: n.b(n.up(n.a(x))), a=conv(3, 4), b=conv(4, 6),
+                    up=nn.ConvTranspose2d(4, 4, 2, 2, groups=4)),
+        4 + 6,
+    ),
+    "transposed, depthwise, two each": (
+        lambda: Net(lambda n, x: n.b(n.up(n.a(x))), a=conv(3, 4), b=conv(8, 6),
+                    up=nn.ConvTranspose2d(4, 8, 2, 2, groups=4)),
+        4 + 6,
+    ),
+    "transposed, grouped": (
+        lambda: Net(lambda n, x: n.b(n.up(n.a(x))), a=conv(3, 8), b=conv(12, 5),
+                    up=nn.ConvTranspose2d(8, 12, 3, groups=4)),
+        2 + 3 + 5,
     ),
     # The gate of the batch norm silences the constant 1/2 of a dead channel.
     "sigmoid, normalised": (

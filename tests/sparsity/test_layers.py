@@ -47,11 +47,11 @@ def test_modules_of_every_kind() -> None:
     found = find_layers(model, (2, 2, 4, 4))
     assert [asdict(layer) for layer in found] == [
         {"name": "0", "weight": "0.weight", "bias": "0.bias", "shape": (4, 1, 1, 3, 3), "positions": 8,
-         "is_conv": True, "groups": 2, "prunable": True, "pairs": 0},
+         "is_conv": True, "groups": 2, "transposed": False, "prunable": True, "pairs": 0},
         {"name": "2", "weight": "2.weight", "bias": "2.bias", "shape": (6, 4, 3), "positions": 8,
-         "is_conv": True, "groups": 1, "prunable": True, "pairs": 0},
+         "is_conv": True, "groups": 1, "transposed": False, "prunable": True, "pairs": 0},
         {"name": "3", "weight": "3.weight", "bias": None, "shape": (5, 8), "positions": 6,
-         "is_conv": False, "groups": 1, "prunable": True, "pairs": 0},
+         "is_conv": False, "groups": 1, "transposed": False, "prunable": True, "pairs": 0},
     ]  # fmt: skip
     assert count_macs(model, (2, 2, 4, 4)) == sum(layer.size * layer.positions for layer in found)
 

@@ -30,11 +30,11 @@ class FPGM:
         parameters = dict(setup.model.named_parameters())
         values = {}
         for layer in units.layers:
-            weight = parameters[layer.weight].detach()
+            weight = layer.ordered(parameters[layer.weight].detach())
             # Linear layers have no units here. Spread evenly over its filter, a score is what `sum_over` adds up again.
             far = distances(weight) if layer.is_conv else weight.new_zeros(len(weight))
             share = far * (len(weight) / weight.numel())
-            values[layer.weight] = share.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
+            values[layer.weight] = layer.native(share.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight))
         return units.sum_over(values)
 
 

@@ -61,9 +61,9 @@ def load_model(folder: str | Path, own_code: bool = False) -> tuple[nn.Module, d
     description, path = Path(folder) / "model.json", Path(folder) / "model.safetensors"
     architecture, digests = read_sealed(description)
     tensors = read_tensors(path, digests)
-    stored = sum(tensor.nbytes for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
     try:
-        with _at_most(max(MOST_FREE, MOST_FOR_A_BYTE * stored)):
+        with _at_most(max(MOST_FREE, MOST_FOR_A_BYTE * size)):
             model = _build(architecture, own_code, Path(folder))
     except ConfigError as error:
         raise ConfigError(f"{description}: {error}") from error

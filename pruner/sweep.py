@@ -120,7 +120,8 @@ def _launched(
     """Hands the cells that are not done to the launcher; gives each with what its Task gave, when it has ended.
 
     Where several run at once, one cell of each dense network that is missing comes first: the others would wait for
-    it. What other processes work on is left to the end, when nothing else is left to do.
+    it. What other processes work on is left to the end, when nothing else is left to do. How many threads a cell has
+    comes from all cells: whichever are left, it ends in the same bytes.
     """
     left = []
     for cell in cells:
@@ -132,12 +133,13 @@ def _launched(
     sweeper = master.hydra.sweeper
     launcher = {str(key): value for key, value in master.hydra.launcher.items()}
     each = sweeper.get("cells_per_gpu") or 1
-    most = sweeper.get("max_batch_size") or len(left)
+    most = sweeper.get("max_batch_size") or len(cells)
     names = {cell.config.run_id: cell.name for cell in cells}
+    gpu_slots = room([cell.config.device for cell in cells], each)
+    threads = max(cell.config.threads for cell in cells)
+    whole = share(launcher, min(most, len(cells)), cores_here(), gpu_slots, threads)
     for wait in (False, True):
-        gpu_slots = room([cell.config.device for cell in left], each)
-        threads = max((cell.config.threads for cell in left), default=0)
-        part = share(launcher, min(most, len(left)), cores_here(), gpu_slots, threads)
+        part = whole.among(len(left))
         if not part.one_by_one:
             left = _dense_first(left)
         OmegaConf.update(master, "hydra.launcher", part.launcher, merge=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from pruner.folders import user_folder
 from pruner.gpus import own_gpu, room
 from pruner.job import LATER
 from pruner.launchers import GROUP, cores_here, share
+from pruner.refusals import check_place
 from pruner.results.console import closing, in_one_line
 from pruner.results.row import COLUMNS, one_line, write_atomically, write_table
 from pruner.stopping import endings_raise
@@ -91,18 +92,20 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
         value = head.hydra.sweeper.get(key)
         require(value is None or (isinstance(value, int) and value >= 1), f"hydra.sweeper.{key}", value, "1 or more")
     master, cells = cells_of(hydra, head, words)
+    check_place("hydra.sweep.dir", str(master.hydra.sweep.dir))
     if only_plan:
         print(plan.text(cells))
         return 0
-    folder = Path(expand(str(master.hydra.sweep.dir))).absolute()
-    quoted = str(folder).replace("'", "\\'")
-    OmegaConf.set_readonly(master.hydra, False)
-    master.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # for processes that start elsewhere
     text = {"words": list(words), "cells": {cell.name: str(cell.folder.path) for cell in cells}}
     try:
+        folder = _own_folder(master)
         write_atomically(folder / "sweep.yaml", yaml.safe_dump(text, sort_keys=False, allow_unicode=True).encode())
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be written ({error.strerror})") from error
+    quoted = str(folder).replace("'", "\\'")
+    OmegaConf.set_readonly(master.hydra, False)
+    master.hydra.sweep.dir = str(folder)
+    master.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # for processes that start elsewhere
     outcomes: dict[int, tuple[int, str]] = {}
     gathered = 0
     with endings_raise():
@@ -112,6 +115,21 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
         finally:
             gathered = _close(cells, {number: error for number, (_, error) in outcomes.items() if error}, folder)
     return max((gathered, *(status for status, _ in outcomes.values())))
+
+
+def _own_folder(master: DictConfig) -> Path:
+    """Where the sweep's own files go. Where it is called by the time, sweeps that begin in one second have one each."""
+    folder = own = Path(expand(str(master.hydra.sweep.dir))).absolute()
+    asked = OmegaConf.to_yaml(master.hydra.sweep)  # before ${...} is resolved
+    if "${now:" not in asked:  # as it was asked for, also where another sweep left its files
+        return folder
+    number = 1
+    while True:
+        with suppress(FileExistsError):
+            own.mkdir(parents=True)
+            return own
+        number += 1
+        own = folder.with_name(f"{folder.name}-{number}")
 
 
 def _launched(

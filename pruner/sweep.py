@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from pruner import plan
+from pruner import plan, streams
 from pruner.cells import Cell, cells_of, general
 from pruner.checks import ConfigError, require
 from pruner.composing import Composer, checked
@@ -55,9 +55,10 @@ class Task:
 
     def __call__(self, composed: DictConfig) -> tuple[int, str]:
         """The cell's exit status, or job.LATER; and what was wrong where it was refused or stopped."""
-        if self.sweep is None:
-            return self._run(composed)
-        return WORKER.run(self.sweep, partial(self._run, composed))
+        with streams.lenient("pruner"):
+            if self.sweep is None:
+                return self._run(composed)
+            return WORKER.run(self.sweep, partial(self._run, composed))
 
     def _run(self, composed: DictConfig) -> tuple[int, str]:
         from pruner.job import execute
@@ -95,7 +96,7 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
     check_place("hydra.sweep.dir", str(master.hydra.sweep.dir))
     if only_plan:
         print(plan.text(cells))
-        return 0
+        return streams.status()
     text = {"words": list(words), "cells": {cell.name: str(cell.folder.path) for cell in cells}}
     try:
         folder = _own_folder(master)

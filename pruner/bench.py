@@ -33,6 +33,7 @@ from pruner.seeds import derive, generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units import Units, make_units
+from pruner.threads import settle_threads, threads_restored
 from pruner.training import Accuracy, Epoch, Trainer, evaluate
 from pruner.trial import units_that_can_go
 
@@ -116,6 +117,7 @@ def budgeted(config: Config, data: ImageData, device: torch.device, model: nn.Mo
     return bench
 
 
+@threads_restored()
 def dense_network(bench: Bench) -> Row:
     """Trains the dense network into the bench's model, or loads it from the dense store; gives its numbers.
 
@@ -133,6 +135,7 @@ def dense_network(bench: Bench) -> Row:
             return found[1]
         first(lambda: store.tidy(done=False))
         first(lambda: store.write_config(config.dense_identity()))
+        settle_threads(store, config.threads)
         checkpoint = Checkpoint(store.checkpoint)
         network = MaskedModel(model, bench.allocation.units, compiled=config.compile)
         trainer = Trainer(network, bench.data.train, config.recipe, "dense", config.seed)

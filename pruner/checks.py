@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
+
+from pruner.hints import hint
 
 T = TypeVar("T")
 LARGEST = (2 - 2**-23) * 2.0**127  # of 32-bit floats, which networks compute with
@@ -46,9 +47,7 @@ def one_of(key: str, value: str, choices: Iterable[str]) -> None:
     """Raises ConfigError unless `value` is among `choices`, naming the nearest one."""
     names = list(choices)
     if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"{key}={value}: choose one of {', '.join(names)}{hint}")
+        raise ConfigError(f"{key}={value}: choose one of {', '.join(names)}{hint(value, names)}")
 
 
 def convert(value: Any, kind: Any, key: str) -> Any:
@@ -71,8 +70,8 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         require(isinstance(value, Mapping), key, value, "expected a mapping")
         return dict(value)
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(number and abs(value) <= LARGEST, key, value, "expected a finite number, of 32 bits")
+        require(isinstance(value, int | float) and not isinstance(value, bool), key, value, "expected a number")
+        require(abs(value) <= LARGEST, key, value, "expected a finite number, of 32 bits")
         return float(value) + 0.0  # -0.0 is 0.0: two ways to write one run
     words = {int: "a whole number", bool: "true or false", str: "a word"}
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
@@ -111,10 +110,9 @@ def build(cls: Callable[..., T], values: Any, key: str = "") -> T:
     known = {f.name: f for f in fields(typing.cast(Any, cls))}
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
             raise ConfigError(
                 f"{prefix}{name}={values[name]}: no such key; {key or 'the config'} takes {', '.join(known)}"
-                + (f" (did you mean {prefix}{near[0]}?)" if near else "")
+                + hint(name, known, prefix)
             )
     converted = {}
     for name, declared in known.items():

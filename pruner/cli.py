@@ -16,7 +16,7 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 
-from pruner import __version__, job, manual, plan, sweep
+from pruner import __version__, job, manual, plan, streams, sweep
 from pruner.cells import Cell, check_folders, general
 from pruner.checks import ConfigError
 from pruner.composing import Composer, checked, composer, torchvision_choices
@@ -28,7 +28,7 @@ REFUSED_FLAGS = ("config_path", "experimental_rerun")  # a second conf folder, a
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: sys.argv) and gives its exit status: 0, 1 or 2 as in the manual."""
-    with joined():
+    with streams.lenient("pruner"), joined():
         try:
             return _answer(sys.argv[1:] if argv is None else list(argv))
         except ConfigError as error:
@@ -47,7 +47,7 @@ def _complain(line: str) -> None:
 def _answer(argv: list[str]) -> int:
     if "--version" in argv:
         print(f"pruner {__version__}")
-        return 0
+        return streams.status()
     parser = get_args_parser()
     parser.add_argument("--plan", action="store_true", help="Say what a run or sweep would do and take; start nothing")
     flags = _parse_flags(parser, argv)
@@ -56,7 +56,7 @@ def _answer(argv: list[str]) -> int:
         folders.append(user_folder(flags.config_dir))
     if flags.help:
         print(manual.render(folders, torchvision_choices(folders)), end="")
-        return 0
+        return streams.status()
     words = flags.overrides
     with composer(folders, flags.config_name or "config") as hydra:
         if flags.shell_completion:
@@ -72,7 +72,7 @@ def _answer(argv: list[str]) -> int:
                 _show(hydra, words, flags)
         else:
             return _start(hydra, words, flags)
-    return 0
+    return streams.status()
 
 
 def _show(hydra: Composer, words: list[str], flags: argparse.Namespace) -> None:
@@ -113,5 +113,5 @@ def _start(hydra: Composer, words: list[str], flags: argparse.Namespace) -> int:
         cells = [Cell(1, 1, tuple(words), (), config)]
         check_folders(cells)
         print(plan.text(cells))
-        return 0
+        return streams.status()
     return job.execute(config)

@@ -46,9 +46,11 @@ class Composer:
     def _parsed(self, parser: OverridesParser, word: str) -> Override:
         with self.translated([word]):
             try:
-                return parser.parse_overrides([word])[0]
+                parsed = parser.parse_overrides([word])[0]
             except ValueError as error:  # a number of thousands of digits
                 raise ConfigError(f"{word.partition('=')[0]}: {error}") from error
+        refusals.check_not_ignored(parsed.key_or_group, word)
+        return parsed
 
     def compose(self, words: Sequence[str]) -> DictConfig:
         """The config that one run's `words` make, with its `hydra` node. Raises ConfigError."""
@@ -84,8 +86,7 @@ class Composer:
         except ConfigError:
             raise
         except OverrideParseException as error:
-            allowed = """write key=value; lists as key=[1,2]; special characters in quotes, as in 'key="a b"'"""
-            raise ConfigError(f"'{error.override}': not understood; {allowed}") from error
+            raise refusals.not_understood(str(error.override)) from error
         except MissingConfigException as error:
             file = str(error.missing_cfg_file)
             end = file.find("/", len("hydra/") if file.startswith("hydra/") else 0)  # a choice may have slashes too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -30,6 +31,8 @@ def user_folder(given: str) -> Path:
         raise ConfigError(f"--config-dir={given}: {error}") from error
     if not there:
         raise ConfigError(f"--config-dir={given}: no such folder; give one with YAML files, as DIR/method/NAME.yaml")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ConfigError(f"--config-dir={given}: {os.strerror(errno.EACCES)}")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))

@@ -6,7 +6,7 @@ Pure functions of the machine's numbers; the presets are in conf/hydra/launcher/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -37,6 +37,14 @@ class Share:
     heard: bool = True
     workers: bool = False
 
+    def among(self, left: int) -> Share:
+        """The same for the cells of it that are `left`: no more processes than they need, as many threads for each."""
+        if not self.workers or left >= self.launcher["n_jobs"]:
+            return self
+        if left <= 1:  # this process can do it, and need not start another one
+            return Share(BASIC, self.threads)
+        return replace(self, launcher={**self.launcher, "n_jobs": left})
+
     @property
     def one_by_one(self) -> bool:
         """Whether no two cells run at once."""
@@ -50,17 +58,18 @@ def check_installed(launcher: str) -> None:
 
 
 def share(launcher: Mapping[str, Any], cells: int, cores: int, gpu_slots: int, threads: int = 0) -> Share:
-    """Divides a machine of `cores` among as many of the `cells` that are left as `launcher` (its config) runs at once.
+    """Divides a machine of `cores` among as many of a sweep's `cells` as `launcher` (its config) runs at once.
 
-    `gpu_slots` is how many cells this machine's GPUs take at once, 0 where cells use none; `threads` is the most that
-    a cell asks for, 0 where they leave it open.
+    Of all its cells, not of those that are left: with other threads a cell would end in another network. `gpu_slots` is
+    how many cells this machine's GPUs take at once, 0 where cells use none; `threads` is the most that a cell asks for,
+    0 where they leave it open.
     """
     kind = str(launcher["_target_"]).rpartition(".")[2]
     slots = gpu_slots or max(1, cores // max(1, threads))
     if kind == "JoblibLauncher":
         asked = int(launcher["n_jobs"])
         at_once = min(cells, slots if asked == ALL else asked if asked > 0 else max(1, cores + 1 + asked))
-        if at_once <= 1:  # this process can do it, and need not start another one
+        if at_once <= 1:
             return Share(BASIC)
         return Share({**launcher, "n_jobs": at_once}, max(1, cores // at_once), workers=True)
     if kind == "LocalLauncher":  # it starts all it is given at once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import types
@@ -11,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pruner.checks import ConfigError, convert, one_of, require
+from pruner.hints import hint
 
 PLAIN = (int, float, bool, str, Mapping)
 
@@ -59,10 +59,9 @@ def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str
     known = {name: p for name, p in parameters.items() if p.kind in keywords and name not in given}
     for name, value in options.items():
         if name in given or (name not in known and not takes_any):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {key}.{near[0]}?)" if near else ""
             takes = ", ".join(known) or "no options"
-            raise ConfigError(f"{key}.{name}={value}: no such key; {label} takes {takes}{hint}")
+            meant = hint(name, known, f"{key}.")
+            raise ConfigError(f"{key}.{name}={value}: no such key; {label} takes {takes}{meant}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise ConfigError(f"{key}.{name}: missing; give it a value")

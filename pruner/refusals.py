@@ -6,17 +6,21 @@ Nothing here imports torch. `check` sees a Config whose single values are alread
 from __future__ import annotations
 
 import ctypes
-import difflib
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pruner.checks import ConfigError, convert, one_of, require
 from pruner.combinations import check_combination
-from pruner.config import Choice, Config, expand
+from pruner.config import OPEN_GROUPS, Choice, Config, expand
 from pruner.data.paths import check_folder
+from pruner.folders import choices, conf_folder
+from pruner.hints import hint
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
@@ -31,6 +35,8 @@ DRIVERS = (
 
 def check(config: Config) -> None:
     """Raises ConfigError, one line that names the key and what can be used instead, if `config` cannot run."""
+    for group in OPEN_GROUPS:
+        check_options(group, getattr(config, group))
     check_score(config.method)
     check_combination(config.method, config.granularity, config.scope)
     check_model(config.model, config.granularity)
@@ -50,6 +56,39 @@ def check_expected(options: Mapping[str, Any]) -> None:
         expected = convert(given, float, key)
         require(1 < expected <= 100, key, given, "in percent, above 1 and at most 100, as in 76.1")
         require(options.get("weights") is not None, key, given, "only with model.weights, which it is of")
+
+
+def check_options(group: str, choice: Choice) -> None:
+    """Raises ConfigError where a choice of ours has another class, or a class of ours an option that it does not take.
+
+    The files in conf/ spell out all that a class takes, and of which types; ranges are its own business, which needs
+    torch. A user's own class is asked when it is there.
+    """
+    if ":" in choice.name:
+        return
+    files = _spelled_out(group)
+    one_of(f"{group}.name", choice.name, dict.fromkeys(name for name, _ in files.values()))
+    label, _ = files.get(choice.label, (choice.name, {}))
+    if label != choice.name:  # tables would call it by what it is not
+        use = " or ".join(f"{group}={other}" for other, (name, _) in files.items() if name == choice.name)
+        raise ConfigError(f"{group}.name={choice.name}: not with {group}={choice.label}, which is {label}; use {use}")
+    known = next(options for name, options in files.values() if name == choice.name)
+    for name, value in choice.options.items():
+        if name not in known:
+            takes = f"{choice.label} takes {', '.join(known) or 'no options'}"
+            raise ConfigError(f"{group}.{name}={value}: no such key; {takes}{hint(name, known, f'{group}.')}")
+        if known[name] in (int, float, bool, str):  # the class itself has the others
+            convert(value, known[name], f"{group}.{name}")
+
+
+@functools.cache
+def _spelled_out(group: str) -> dict[str, tuple[str, dict[str, type]]]:
+    """Of each choice of ours the name of its class, and its options with the types of their values."""
+    found = {}
+    for label, path in choices([conf_folder()], group).items():
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found[label] = options.pop("name"), {name: type(value) for name, value in options.items()}
+    return found
 
 
 def check_score(method: Choice) -> None:
@@ -129,7 +168,23 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> ConfigErr
         return ConfigError(f"model={choice}: {allowed}; torchvision's is model=torchvision model.arch={choice}")
     if group == "model":
         allowed += ", or a classification model of torchvision (see pruner --help)"
-    return ConfigError(f"{group}={choice}: {allowed}{_hint(choice, names)}")
+    return ConfigError(f"{group}={choice}: {allowed}{hint(choice, names)}")
+
+
+def not_understood(word: str) -> ConfigError:
+    """The refusal of a word of the command line that Hydra's grammar does not have."""
+    key, equals, value = word.partition("=")
+    if equals and not value.isascii() and not set(value) & set("\"'"):
+        quoted = f"letters beyond a to z and other special characters need quotes, as in '{key}=\"{value}\"'"
+        return ConfigError(f"'{word}': not understood; {quoted}")
+    allowed = "write key=value; lists as key=[1,2]; special characters in quotes, as in 'key=\"a b\"'"
+    return ConfigError(f"'{word}': not understood; {allowed}; see pruner --help")
+
+
+def check_not_ignored(key: str, word: str) -> None:
+    """Raises ConfigError, quoting the `word` that sets it, for a `key` of Hydra's that nothing here reads."""
+    if key in ("hydra.run", "hydra.run.dir"):
+        raise ConfigError(f"{word}: not used; runs land below output_dir, as in output_dir=FOLDER")
 
 
 def check_key(key: str, word: str, known: Any) -> None:
@@ -144,11 +199,6 @@ def check_key(key: str, word: str, known: Any) -> None:
             names = [name for name in known if name != "hydra"]
             raise ConfigError(
                 f"{word}: no such key; {owner or 'the config'} takes {', '.join(names)}"
-                + _hint(part, names, f"{owner}." if owner else "")
+                + hint(part, names, f"{owner}." if owner else "")
             )
         owner, known = f"{owner}.{part}".lstrip("."), known[part]
-
-
-def _hint(name: str, names: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {prefix}{near[0]}?)" if near else ""

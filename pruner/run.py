@@ -27,6 +27,7 @@ from pruner.results.store import RunFolder, commit_of
 from pruner.sparsity.counts import count, revived
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.size import network_bytes
+from pruner.threads import settle_threads, threads_restored
 from pruner.training import Accuracy, Epoch, Trainer, TrainingError, accuracy_over
 
 __all__ = ["Bench", "prepare", "run"]
@@ -47,14 +48,16 @@ class Pruned:
     measures: dict[str, dict[str, float]]
 
 
+@threads_restored()
 def run(bench: Bench, folder: RunFolder) -> Row:
     """Takes the bench's untrained model through all phases; leaves the run's files in its folder, gives its row.
 
-    A run that was interrupted goes on from the state that was saved last.
+    A run that was interrupted goes on from the state that was saved last, with as many threads as it began with.
     """
     first(lambda: fingerprint.keep(folder, bench.fingerprint, begun=folder.checkpoint.exists()))
     first(lambda: folder.tidy(done=False))
     first(lambda: write_config(folder, bench.config))
+    settle_threads(folder, bench.config.threads)
     dense = dense_network(bench)
     check_loaded(bench, dense["accuracy"])
     diary = Diary(bench, folder)

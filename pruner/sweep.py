@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from pruner import plan
+from pruner import plan, streams
 from pruner.cells import Cell, cells_of, general
 from pruner.checks import ConfigError, require
 from pruner.composing import Composer, checked
@@ -31,6 +31,7 @@ from pruner.folders import user_folder
 from pruner.gpus import own_gpu, room
 from pruner.job import LATER
 from pruner.launchers import GROUP, cores_here, share
+from pruner.refusals import check_place
 from pruner.results.console import closing, in_one_line
 from pruner.results.row import LABELS, one_line, write_atomically
 from pruner.stopping import endings_raise
@@ -54,9 +55,10 @@ class Task:
 
     def __call__(self, composed: DictConfig) -> tuple[int, str]:
         """The cell's exit status, or job.LATER; and what was wrong where it was refused or stopped."""
-        if self.sweep is None:
-            return self._run(composed)
-        return WORKER.run(self.sweep, partial(self._run, composed))
+        with streams.lenient("pruner"):
+            if self.sweep is None:
+                return self._run(composed)
+            return WORKER.run(self.sweep, partial(self._run, composed))
 
     def _run(self, composed: DictConfig) -> tuple[int, str]:
         from pruner.job import execute
@@ -91,18 +93,20 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
         value = head.hydra.sweeper.get(key)
         require(value is None or (isinstance(value, int) and value >= 1), f"hydra.sweeper.{key}", value, "1 or more")
     master, cells = cells_of(hydra, head, words)
+    check_place("hydra.sweep.dir", str(master.hydra.sweep.dir))
     if only_plan:
         print(plan.text(cells))
-        return 0
-    folder = Path(expand(str(master.hydra.sweep.dir))).absolute()
-    quoted = str(folder).replace("'", "\\'")
-    OmegaConf.set_readonly(master.hydra, False)
-    master.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # for processes that start elsewhere
+        return streams.status()
     text = {"words": list(words), "cells": {cell.name: str(cell.folder.path) for cell in cells}}
     try:
+        folder = _own_folder(master)
         write_atomically(folder / "sweep.yaml", yaml.safe_dump(text, sort_keys=False, allow_unicode=True).encode())
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be written ({error.strerror})") from error
+    quoted = str(folder).replace("'", "\\'")
+    OmegaConf.set_readonly(master.hydra, False)
+    master.hydra.sweep.dir = str(folder)
+    master.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # for processes that start elsewhere
     outcomes: dict[int, tuple[int, str]] = {}
     gathered = 0
     with endings_raise():
@@ -114,13 +118,29 @@ def start(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bo
     return max((gathered, *(status for status, _ in outcomes.values())))
 
 
+def _own_folder(master: DictConfig) -> Path:
+    """Where the sweep's own files go. Where it is called by the time, sweeps that begin in one second have one each."""
+    folder = own = Path(expand(str(master.hydra.sweep.dir))).absolute()
+    asked = OmegaConf.to_yaml(master.hydra.sweep)  # before ${...} is resolved
+    if "${now:" not in asked:  # as it was asked for, also where another sweep left its files
+        return folder
+    number = 1
+    while True:
+        with suppress(FileExistsError):
+            own.mkdir(parents=True)
+            return own
+        number += 1
+        own = folder.with_name(f"{folder.name}-{number}")
+
+
 def _launched(
     hydra: Composer, master: DictConfig, cells: Sequence[Cell], user: str | None
 ) -> Iterator[tuple[Cell, tuple[int, str]]]:
     """Hands the cells that are not done to the launcher; gives each with what its Task gave, when it has ended.
 
     Where several run at once, one cell of each dense network that is missing comes first: the others would wait for
-    it. What other processes work on is left to the end, when nothing else is left to do.
+    it. What other processes work on is left to the end, when nothing else is left to do. How many threads a cell has
+    comes from all cells: whichever are left, it ends in the same bytes.
     """
     left = []
     for cell in cells:
@@ -132,12 +152,13 @@ def _launched(
     sweeper = master.hydra.sweeper
     launcher = {str(key): value for key, value in master.hydra.launcher.items()}
     each = sweeper.get("cells_per_gpu") or 1
-    most = sweeper.get("max_batch_size") or len(left)
+    most = sweeper.get("max_batch_size") or len(cells)
     names = {cell.config.run_id: cell.name for cell in cells}
+    gpu_slots = room([cell.config.device for cell in cells], each)
+    threads = max(cell.config.threads for cell in cells)
+    whole = share(launcher, min(most, len(cells)), cores_here(), gpu_slots, threads)
     for wait in (False, True):
-        gpu_slots = room([cell.config.device for cell in left], each)
-        threads = max((cell.config.threads for cell in left), default=0)
-        part = share(launcher, min(most, len(left)), cores_here(), gpu_slots, threads)
+        part = whole.among(len(left))
         if not part.one_by_one:
             left = _dense_first(left)
         OmegaConf.update(master, "hydra.launcher", part.launcher, merge=False)

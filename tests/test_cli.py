@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import types
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -38,10 +40,22 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["sparsity=1.5"], ["sparsity=1.5", "at least 0 and below 1"]),
     (["sparsity=abc"], ["sparsity=abc", "number"]),
     (["sparsity="], ["sparsity=", "number"]),
+    (["sparsity=ninety"], ["sparsity=ninety: expected a number\n"]),
     (["sparsity=nan"], ["sparsity=nan", "finite number"]),
     (["sparsty=0.9"], ["sparsty=0.9", "dataset, model, method", "did you mean sparsity?"]),
     (["sparsity.x=1"], ["sparsity.x=1", "single value"]),
-    (["method=dpt"], ["method=dpt", "dsa, dtp, fpgm, gmp, grasp", "did you mean"]),
+    (["method=dpt"], ["method=dpt", "dsa, dtp, fpgm, gmp, grasp", "did you mean dtp?"]),
+    (["model=resnet21"], ["model=resnet21", "did you mean resnet20?"]),
+    (["help"], ["'help': not understood", "see pruner --help"]),
+    (["output_dir=für"], ["'output_dir=für'", """quotes, as in 'output_dir="für"'"""]),
+    (["hydra.run.dir=X"], ["hydra.run.dir=X: not used", "output_dir=FOLDER"]),
+    (["method.name=gmp", "--plan"], ["method.name=gmp: not with method=dtp", "use method=gmp\n"]),
+    (["method=magnitude", "method.name=gmp", "--plan"], ["method.name=gmp: not with method=magnitude"]),
+    (["model.name=resnet23", "--plan"], ["model.name=resnet23: choose one of", "did you mean resnet20?"]),
+    (["+method.foo=3", "--plan"], ["method.foo=3: no such key; dtp takes sharpness"]),
+    (["method.ramp=abc", "--plan"], ["method.ramp=abc: expected a number"]),
+    (["-m", "method=gmp", "method.every=2.5,3", "--plan"], ["method.every=2.5: expected a whole number"]),
+    (["-m", "hydra.sweep.dir=/dev/null/x", "--plan"], ["hydra.sweep.dir=/dev/null/x: /dev/null is not a folder"]),
     (["method="], ["method=", "fpgm, gmp"]),
     (["block.shape=[4,4]"], ["block.shape=[4,4]: only with granularity=block"]),
     (["nm.n=1"], ["nm.n=1: only with granularity=nm"]),
@@ -321,6 +335,19 @@ def test_a_choice_spells_out_what_its_class_takes(group: str, name: str) -> None
     assert written == taken - by_the_program[group]
 
 
+@pytest.mark.parametrize("group", BUILTIN)
+def test_a_choice_says_by_its_values_which_types_its_class_takes(group: str) -> None:
+    """Which is what --plan, that does not load the class, goes by."""
+    for path in sorted((CONF / group).glob("*.yaml")):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        factory = resolve(group, values.pop("name"), BUILTIN[group])
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        simple = {name: type(value) for name, value in values.items() if isinstance(value, int | float | bool | str)}
+        assert {name: hints[name] for name in simple.keys() - {"validation"}} == {
+            name: kind for name, kind in simple.items() if name != "validation"
+        }, path.name
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("recipe/*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_spells_out_every_key(path: Path) -> None:
     assert list(mapping(path.read_text(encoding="utf-8"))) == [field.name for field in fields(Recipe)]
@@ -405,6 +432,21 @@ def test_help_lists_every_choice_and_key(capsys: pytest.CaptureFixture[str]) -> 
     for key in keys | {f"recipe.{field.name}" for field in fields(Recipe) if field.name != "name"}:
         assert any(line.startswith(f"  {key}=") for line in lines), key
     assert "Exit status" in lines and max(map(len, lines)) <= 120
+    assert [line.split()[0] for line in lines[lines.index("Exit status") + 1 :]] == ["0", "1", "2", "130"]
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_help_fits_a_narrow_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for the commands, which are there to be copied, and names that are longer."""
+    assert main(["--help"]) == 0
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.split() == wide.split()
+    assert {line for line in said.splitlines() if len(line) > columns and "pruner" not in line} == set()
 
 
 # ---------------------------------------------------------------- sweeps
@@ -500,6 +542,14 @@ def test_every_torchvision_name_is_reachable() -> None:
         refusals.check_arch("resnet5")
     for name in torchvision_names():
         refusals.check_arch(name)
+
+
+def test_a_folder_that_may_not_be_read_is_said(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["--config-dir", str(mine), "--plan"]) == 2
+    assert capsys.readouterr().err == f"pruner: --config-dir={mine}: Permission denied\n"
 
 
 def test_help_of_a_file_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

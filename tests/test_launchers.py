@@ -83,6 +83,16 @@ def test_cells_that_run_alone_have_this_process_and_all_its_threads(
     assert share({**JOBLIB, "n_jobs": n_jobs}, cells, cores, gpu_slots, threads) == Share(BASIC)
 
 
+def test_cells_that_are_left_have_the_threads_that_all_of_them_had() -> None:
+    whole = share(JOBLIB, 4, 8, 0)
+    assert whole == Share({**JOBLIB, "n_jobs": 4}, 2, workers=True)
+    assert whole.among(9) == whole.among(4) == whole
+    assert whole.among(3) == Share({**JOBLIB, "n_jobs": 3}, 2, workers=True)
+    assert whole.among(1) == whole.among(0) == Share(BASIC, 2)
+    for other in (Share(BASIC), Share(SLURM, 4, heard=False), Share(LOCAL, 2, 4, heard=False)):
+        assert other.among(1) == other
+
+
 @pytest.mark.parametrize(
     ("launcher", "cores", "gpu_slots", "expected"),
     [

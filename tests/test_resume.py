@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,52 @@ def test_killed_again_and_again(
             die(patch, Checkpoint, "save", at=1, after=True)
             killed(config)
     assert execute(config) == 0
+    same(config, uninterrupted(config))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Which torch takes where it is left to it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("saves", "asked"), [(1, 0), (4, 0), (4, 2), (6, 2)])
+@pytest.mark.usefixtures("two_threads")
+def test_a_run_goes_on_with_the_threads_it_began_with(
+    saves: int,
+    asked: int,
+    tiny_config: Callable[..., Config],
+    uninterrupted: Callable[[Config], RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In every phase, and whatever is asked for now: with others it would end in another network."""
+    config = tiny_config("dtp", recipe=RECIPE)
+    with monkeypatch.context() as patch:
+        die(patch, Checkpoint, "save", at=saves, after=True)
+        killed(config)
+    torch.set_num_threads(2)
+    assert execute(replace(config, threads=asked)) == 0
+    assert "goes on with as many threads as it began with: 1, not 2" in capsys.readouterr().err
+    same(config, uninterrupted(config))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_run_begins_again_with_the_threads_it_began_with(
+    tiny_config: Callable[..., Config],
+    uninterrupted: Callable[[Config], RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of itself nothing was saved yet, but its dense network was trained with as many."""
+    config = tiny_config("dtp", recipe=RECIPE)
+    with monkeypatch.context() as patch:
+        die(patch, Trainer, "_step", at=8)
+        killed(config)
+    torch.set_num_threads(2)
+    assert execute(replace(config, threads=0)) == 0
     same(config, uninterrupted(config))
 
 

@@ -221,6 +221,18 @@ def test_where_cells_run_at_once_dense_networks_are_trained_first(
     assert orders == [[1, 3, 5, 2, 4, 6], [1, 2, 3, 4, 5, 6], [3, 5, 1, 2, 4, 6]]
 
 
+def test_sweeps_that_begin_in_one_second_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_launched", lambda *_: iter([]))
+    words = ["-m", *QUICK, "seed=0,1", f"output_dir={tmp_path}"]
+    by_the_year = r"hydra.sweep.dir='${output_dir}/sweeps/${now:%Y}'"
+    for _ in range(3):
+        assert main([*words, by_the_year]) == 0
+        assert main([*words, "hydra.sweep.dir=mine"]) == 0
+    year = time.strftime("%Y")
+    assert sorted(path.name for path in (tmp_path / "sweeps").iterdir()) == [year, f"{year}-2", f"{year}-3"]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/sweep.yaml")] == ["mine/sweep.yaml"]
+
+
 def test_a_run_that_another_process_holds_is_left_for_later(tiny_config: Any) -> None:
     config = tiny_config()
     folder = RunFolder(Path(config.output_dir) / config.run_id)

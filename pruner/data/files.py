@@ -68,6 +68,7 @@ def read_or_download(published: Published, data_dir: Path) -> dict[str, Tensor]:
 def _read(published: Published, path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     try:
+        path.open("rb").close()  # of a file that it may not open, safetensors says that it is not there
         with safe_open(path, framework="pt") as file:
             stored = set(file.keys())
             tensors = {name: file.get_tensor(name) for name in NAMES if name in stored}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pruner.checks import ConfigError, one_line, printable
 from pruner.export.placing import moved, place, staged
 from pruner.folders import user_folder
+from pruner.streams import lenient
 
 if TYPE_CHECKING:
     from pruner.data import ImageSet
@@ -24,12 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Exit status: 0; 1 when what was written predicts the test images unlike the run; 2 on anything that
     cannot be exported, in one line.
     """
-    given = _parser().parse_args(arguments)
-    try:
-        return _export(given)
-    except (ConfigError, OSError) as error:
-        print(f"pruner-export: {one_line(error)}", file=sys.stderr)
-        return 2
+    with lenient("pruner-export"):
+        given = _parser().parse_args(arguments)
+        try:
+            return _export(given)
+        except (ConfigError, OSError) as error:
+            print(f"pruner-export: {one_line(error)}", file=sys.stderr)
+            return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import re
 from pathlib import Path
 
 from pruner.checks import ConfigError
+from pruner.hints import nearest
 
 # `@register_model()` or `@register_model(name="x")`, any further decorator lines, then the function.
 _REGISTERED = re.compile(r"""^@register_model\((?:name=)?["']?(\w*)["']?\)\n(?:.*\n)*?def (\w+)""", re.MULTILINE)
@@ -33,6 +33,6 @@ def check_arch(arch: object) -> None:
     names = torchvision_names()
     if arch in names:
         return
-    near = difflib.get_close_matches(str(arch), names, n=3)
+    near = nearest(str(arch), names, most=3)
     hint = f"did you mean {', '.join(near)}?" if near else "such as resnet18, mobilenet_v2 or vgg16_bn"
     raise ConfigError(f"model.arch={arch}: not a classification model of torchvision; {hint}")

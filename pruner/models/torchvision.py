@@ -113,6 +113,7 @@ def _read(weights: str) -> Mapping[str, Tensor]:
     require(suffix, "model.weights", weights, "expected null, default, or a .safetensors or .pth file")
     require(path.is_file(), "model.weights", weights, "there is no such file")
     try:
+        path.open("rb").close()  # of a file that it may not open, safetensors says that it is not there
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pruner import streams
 from pruner.checks import ConfigError, one_line
 from pruner.results.apart import keep_apart, write_gathered
 from pruner.results.gather import Gathered, chosen, gather, result_files
@@ -64,7 +65,14 @@ class Comparison:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Exit status: 0; 1 when a file could not be read (the others are used); 2 on wrong arguments."""
+    """The command. Exit status: 0; 1 when a file could not be read (the others are used), or what it says could not be
+    written; 2 on wrong arguments.
+    """
+    with streams.lenient("pruner-compare"):
+        return _answer(arguments)
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
     given = _parser().parse_args(arguments)
     try:
         comparison = _compare(given)
@@ -82,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"pruner-compare: {one_line(error)}", file=sys.stderr)
         return 2
-    return 1 if comparison.gathered.unreadable else 0
+    return 1 if comparison.gathered.unreadable else streams.status()
 
 
 def _parser() -> argparse.ArgumentParser:

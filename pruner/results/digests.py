@@ -13,6 +13,7 @@ from pruner.results.reading import read_json
 from pruner.results.tensors import digest, write_json
 
 KINDS = (".csv", ".json", ".yaml")
+NOT_KEPT = ("digests.json", "threads.json")  # this file itself, and what goes when a run is done
 
 
 class Digests:
@@ -26,7 +27,9 @@ class Digests:
         """Before `row` is written. Only when the run is `done` are the other files what they will stay."""
         found = {}
         if done:
-            files = [path for path in self.path.parent.glob("*.*") if path.suffix in KINDS and path != self.path]
+            files = [
+                path for path in self.path.parent.glob("*.*") if path.suffix in KINDS and path.name not in NOT_KEPT
+            ]
             found = {path.name: digest(path.read_bytes()) for path in sorted(files)}
         write_json(self.path, {**found, self.result.name: digest(row)})
 

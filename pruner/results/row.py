@@ -77,7 +77,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         sync_folder(path.parent)  # what is written next must not be there without this
     except BaseException as error:  # also Ctrl-C: nothing half-written stays; it goes on
         if isinstance(error, OSError) and error.errno is not None:
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            if error.filename2 is not None:  # not the hidden file, of which nobody knows
+                del error.filename2
         with suppress(OSError):  # it is the first error that matters
             hidden.unlink()
         raise

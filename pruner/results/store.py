@@ -59,6 +59,7 @@ class Folder:
         self.epochs = self.path / "epochs.csv"
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint"
+        self.threads = self.path / "threads.json"  # see `pruner.threads`; as the checkpoint only while it is not done
         whole = Path(os.path.abspath(path))  # `.` has no name
         self._lock_file = whole.parent / f".{whole.name}.lock"
 
@@ -80,16 +81,18 @@ class Folder:
             return True
 
     def tidy(self, done: bool) -> None:
-        """Removes half-written files of killed processes, and the checkpoint of what is `done`. Needs the lock."""
+        """Removes half-written files of killed processes, and what only goes on of what is `done`. Needs the lock."""
         if done and self.checkpoint.exists():
             shutil.rmtree(self.checkpoint)
+        if done:
+            self.threads.unlink(missing_ok=True)
         for folder in (self.path, self.checkpoint):
             for left in folder.glob(f".*{HALF_WRITTEN}"):
                 left.unlink()
 
     def tidy_if_left(self) -> None:
-        """Removes the checkpoint of what is done, if its process was killed before it could."""
-        if self.checkpoint.exists():
+        """Removes what only goes on of what is done, if its process was killed before it could."""
+        if self.checkpoint.exists() or self.threads.exists():
             # It does no harm where it cannot be removed, on a disk that is read-only, or is being removed right now.
             with suppress(Held, ConfigError, OSError), self.lock(wait=False):
                 self.tidy(done=True)

@@ -110,7 +110,7 @@ def test_a_builtin_with_options(tmp_path: Path) -> None:
         ("digits", {"flip": "perhaps"}, "dataset.flip=perhaps: expected true or false"),
         ("digits", {"crop_padding": 1.5}, "dataset.crop_padding=1.5: expected a whole number"),
         ("digits", {"crop_padding": -1}, "dataset.crop_padding=-1: 0 or more"),
-        ("digits", {"validation": "some"}, "dataset.validation=some: expected a finite number"),
+        ("digits", {"validation": "some"}, "dataset.validation=some: expected a number"),
         ("digits", {"validation": 1.0}, "dataset.validation=1.0: at least 0 and below 1"),
         ("digits", {"validation": 1e-6}, "dataset.validation=1e-06: a share of 1e-06 of 1437 images"),
         ("digits", {"mean": [0.5, 0.5]}, f"dataset.mean=[0.5, 0.5]: {FOR_EACH}"),

@@ -1,5 +1,6 @@
 """Rows are read back as they were written, and a file is whole or not there."""
 
+import errno
 import math
 import os
 import stat
@@ -152,3 +153,14 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, damage, message):
         read_rows(path)
     assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("second", [None, "elsewhere"])
+def test_an_error_names_the_file_and_no_other(tmp_path, monkeypatch, second):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "hidden", None, second)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError) as error:
+        write_atomically(tmp_path / "a.csv", b"")
+    assert str(error.value) == f"[Errno 28] No space left on device: '{tmp_path / 'a.csv'}'"

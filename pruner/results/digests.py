@@ -27,10 +27,8 @@ class Digests:
         """Before `row` is written. Only when the run is `done` are the other files what they will stay."""
         found = {}
         if done:
-            files = [
-                path for path in self.path.parent.glob("*.*") if path.suffix in KINDS and path.name not in NOT_KEPT
-            ]
-            found = {path.name: digest(path.read_bytes()) for path in sorted(files)}
+            files = (path for path in sorted(self.path.parent.glob("*.*")) if path.suffix in KINDS)
+            found = {path.name: digest(path.read_bytes()) for path in files if path.name not in NOT_KEPT}
         write_json(self.path, {**found, self.result.name: digest(row)})
 
     def check(self, path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,3 +41,13 @@ def test_what_can_be_pruned_of_torchvisions_networks(
     assert units.n == known.filters
     mask = torch.rand(units.n, generator=torch.Generator().manual_seed(1)) < 0.8
     assert_silent(model, shape, units, mask.float())  # and can be taken out; counts are those of torch's counter
+
+
+def test_the_page_on_networks_has_these_numbers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+|none: .*) \| ([\d,]+) \|$", page, re.MULTILINE)
+    said = {arch: ("none" if filters.startswith("none") else filters, weights) for arch, filters, weights in rows}
+    assert said == {
+        arch: ("none" if isinstance(known.filters, str) else f"{known.filters:,}", f"{known.weights:,}")
+        for arch, known in NETWORKS.items()
+    }

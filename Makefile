@@ -1,13 +1,14 @@
 # make run     a first run in an environment of its own      make check   linter, type checker, tests
 # make test    the test suite                                make clean   removes the environment and caches
 # make engines tests of the launchers submitit and Ray        make browser the report in Chromium (installed by you)
+# make zoo     tests of all of torchvision's families
 # PYTHON=python3.12 make ... picks the interpreter. Stamp files in .venv make a second call quick.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test engines browser lint types check clean
+.PHONY: run test engines browser zoo lint types check clean
 
 run: .venv/for-run
 	$(BIN)/pruner method=dtp sparsity=0.9
@@ -20,6 +21,9 @@ engines: .venv/for-engines
 
 browser: .venv/for-test
 	$(BIN)/python -m pytest -m browser
+
+zoo: .venv/for-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo -n auto --dist worksteal
 
 lint: .venv/for-check
 	$(BIN)/ruff check .

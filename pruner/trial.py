@@ -144,9 +144,8 @@ def _culprit(whole: nn.Module, units: Units, mask: Tensor, shape: tuple[int, ...
 @torch.no_grad()
 def _compare(whole: nn.Module, units: Units, mask: Tensor, shape: tuple[int, ...]) -> None:
     parameters, images = dict(whole.named_parameters()), _images(whole, shape)
-    expected = call_with(
-        whole, {name: parameters[name] * zero.cpu() for name, zero in units.zeros(mask).items()}, (images,)
-    )
+    masked = {name: parameters[name] * zero.cpu() for name, zero in units.zeros(mask).items()}
+    expected = call_with(whole, masked, (images.clone(),))  # some networks change the images that they are given
     running: list[str] = []
     try:
         small = without(whole, units.left(mask))

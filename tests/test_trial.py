@@ -19,7 +19,8 @@ from pruner.models.versions import load, versions_of
 from pruner.results.store import RunFolder
 from pruner.sparsity.units import Units, make_units
 from pruner.trial import units_that_can_go
-from tests.odd_networks import CLASSES, REFUSED, SHAPE, TAKEN, Flattened, Net, Recurrent, TwoNames, conv, normed
+from tests.odd_networks import CLASSES, SHAPE, Flattened, Net, Recurrent, TwoNames, conv, normed
+from tests.odd_zoo import REFUSED, TAKEN
 
 IMAGES = {"classes": CLASSES, "image_size": SHAPE[1], "train_size": 64, "test_size": 32, "noise": 0.2}
 
@@ -38,7 +39,7 @@ def config_of(tiny_config: Callable[..., Config], tmp_path: Path) -> Callable[..
             granularity=granularity,
             sparsity=0.5,
             dataset={"label": "synthetic", "name": "synthetic", "options": IMAGES},
-            model={"label": "odd", "name": "tests.odd_networks:odd", "options": {"name": name}},
+            model={"label": "odd", "name": "tests.odd_zoo:odd", "options": {"name": name}},
             output_dir=str(tmp_path),
             **more,
         )

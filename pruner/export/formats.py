@@ -111,7 +111,8 @@ FORMATS: dict[str, Callable[[Shipped, Path], Written]] = {
 def _program(network: Shipped, form: str) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     try:
-        return torch.export.export(network.model, (network.probes(),), dynamic_shapes=({0: batch},))
+        with _quiet():
+            return torch.export.export(network.model, (network.probes(),), dynamic_shapes=({0: batch},))
     except Exception as error:  # it has no type of its own for a network that cannot be traced
         said = one_line(str(error).partition("\n")[0])
         raise ConfigError(f"--format {form}: torch.export cannot follow this network ({said})") from error

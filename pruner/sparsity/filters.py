@@ -33,8 +33,11 @@ class FilterUnits(Units):
 
     def __init__(self, layers: list[Layer], channels: Channels, parameters: Parameters):
         if not channels.count:
+            most = channels.left_alone.most_common(1)
+            stay = "".join(f" ({number} stay, of {layer}: {reason})" for (layer, reason), number in most)
             raise ConfigError(
-                "granularity=filter: this model has no convolution whose filters can be removed; use granularity=weight"
+                f"granularity=filter: this model has no convolution whose filters can be removed{stay}; use "
+                "granularity=weight"
             )
         self.layers = layers
         self.left_alone, self.sized = channels.left_alone, channels.sized

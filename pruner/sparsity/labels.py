@@ -56,12 +56,18 @@ class Labels:
         self.join(labels, torch.tensor(FIXED))
 
     def collapse(self, labels: Tensor, dims: Iterable[int]) -> Tensor:
-        """The labels with `dims` reduced to size 1, joined along them; NOTHING only where all is NOTHING."""
+        """The labels with `dims` reduced to size 1, joined along them; NOTHING only where all is NOTHING.
+
+        Where nothing else tells them apart, they stay: channels that lie in space could only go all at once.
+        """
+        whole = labels
         for dim in dims:
             largest = labels.amax(dim, keepdim=True)
             if bool((labels != largest).any()):
                 self.join(labels, largest)
             labels = largest
+        if _several(whole) and not _several(labels):
+            self.fix(labels)
         return labels
 
     def channels(self, labels: Tensor) -> Tensor:
@@ -73,3 +79,9 @@ class Labels:
             self.parents[label] = self.parents[self.parents[label]]
             label = self.parents[label]
         return label
+
+
+def _several(labels: Tensor) -> bool:
+    """Whether there are labels of several channels."""
+    real = labels[labels != NOTHING]
+    return bool((real != real[:1]).any())

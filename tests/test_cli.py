@@ -418,7 +418,8 @@ def test_flags_that_hydra_answers() -> None:
 # ---------------------------------------------------------------- help
 
 
-def test_help_lists_every_choice_and_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_choice_and_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # of the terminal, where one is said to be there
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for group, name in CHOICES:

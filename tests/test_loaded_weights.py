@@ -85,7 +85,8 @@ def test_weights_near_chance_are_warned_of(
 def loaded(tiny_config: Callable[..., Config], path: Path, **options: Any) -> Config:
     """A run that starts from random weights in a file."""
     model = {"arch": "shufflenet_v2_x0_5", "weights": str(path)}
-    torch.save(build(Choice("", "torchvision", {"arch": model["arch"]}), (3, 32, 32), 6).state_dict(), path)
+    if not path.exists():
+        torch.save(build(Choice("", "torchvision", {"arch": model["arch"]}), (3, 32, 32), 6).state_dict(), path)
     return tiny_config(
         dataset={
             "label": "synthetic",
@@ -119,7 +120,7 @@ def test_weights_that_miss_what_is_expected_are_not_pruned(
         (["model.expected_accuracy=76.1"], "76.1: only with model.weights, which it is of"),
         (["model.weights=x.pth", "model.expected_accuracy=0.761"], "0.761: in percent, above 1 and at most 100"),
         (["model.weights=x.pth", "model.expected_accuracy=101"], "101: in percent, above 1 and at most 100"),
-        (["model.weights=x.pth", "model.expected_accuracy=good"], "good: expected a finite number"),
+        (["model.weights=x.pth", "model.expected_accuracy=good"], "good: expected a number"),
     ],
 )
 def test_an_expected_accuracy_is_a_percentage_of_loaded_weights(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from pruner.networks import load_model
@@ -45,7 +46,8 @@ def test_its_option_is_checked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_among_the_choices(tmp_path: Path) -> None:
+def test_it_is_among_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # of the terminal, where one is said to be there
     said = pruner("--help", cwd=tmp_path)
     (line,) = (line for line in said.stdout.splitlines() if line.split()[:1] == ["movement"])
     assert "scores learn from the gradient of the mask" in line

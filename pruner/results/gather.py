@@ -63,7 +63,8 @@ def result_files(places: Sequence[str]) -> tuple[list[Path], list[str]]:
         except OSError as error:
             raise ConfigError(one_line(f"{name}: cannot be read ({error.strerror})")) from error
         below = os.walk(path, onerror=lambda error: closed.append(one_line(error)))
-        files += [path] if path.is_file() else sorted(Path(at, RESULT) for at, _, names in below if RESULT in names)
+        found = (Path(at, RESULT) for at, folders, names in below if RESULT in (*folders, *names))
+        files += [path] if path.is_file() else sorted(found)
     return list(dict.fromkeys(files)), closed
 
 

@@ -94,7 +94,11 @@ class _Plain(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The YAML mapping of a file, with text as keys. Raises ConfigError, also when it cannot be read."""
     try:
-        values = yaml.load(read_bytes(path, LARGEST_YAML).decode("utf-8"), Loader=_Plain)
+        loader = _Plain(read_bytes(path, LARGEST_YAML).decode("utf-8"))
+        try:
+            values = loader.get_single_data()
+        finally:
+            loader.dispose()
         if not isinstance(values, dict):
             raise ConfigError("not a YAML mapping")
         return {str(key): plain(value, str(key)) for key, value in values.items()}

@@ -56,6 +56,7 @@ def _rehearsed(configs: Sequence[Config], loaded: dict[str, ImageData]) -> list[
 
     import pruner.data
     from pruner.bench import budgeted, prepare  # here, as it imports torch
+    from pruner.trial import say_what_stays
 
     key, stream = repr((config.dataset, config.data_dir)), io.StringIO()
     with handler(logging.StreamHandler(stream), Message()):
@@ -64,6 +65,7 @@ def _rehearsed(configs: Sequence[Config], loaded: dict[str, ImageData]) -> list[
                 loaded[key] = pruner.data.load(config.dataset, config.data_dir, "cpu")
             bench = prepare(config, loaded[key])
             units = bench.allocation.units
+            say_what_stays(bench.model, units)
             for other in configs[1:]:
                 budgeted(other, bench.data, bench.device, bench.model, units)
         except ConfigError:

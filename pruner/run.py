@@ -29,6 +29,7 @@ from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.size import network_bytes
 from pruner.threads import settle_threads, threads_restored
 from pruner.training import Accuracy, Epoch, Trainer, TrainingError, accuracy_over
+from pruner.trial import say_what_stays
 
 __all__ = ["Bench", "prepare", "run"]
 
@@ -58,6 +59,7 @@ def run(bench: Bench, folder: RunFolder) -> Row:
     first(lambda: folder.tidy(done=False))
     first(lambda: write_config(folder, bench.config))
     settle_threads(folder, bench.config.threads)
+    say_what_stays(bench.model, bench.allocation.units)  # here, where run.log hears it too
     dense = dense_network(bench)
     check_loaded(bench, dense["accuracy"])
     diary = Diary(bench, folder)

@@ -37,13 +37,12 @@ class CutFails(Exception):
 
 
 def units_that_can_go(make: Callable[[Container[int]], Units], model: nn.Module, shape: tuple[int, ...]) -> Units:
-    """The units of a model for images [1, *shape], of which any can be cut; logs what stays.
+    """The units of a model for images [1, *shape], of which any can be cut.
 
     `make` gives them, told which operations have sizes that do not follow the channels (see `Tracer`). Raises
     ConfigError, which names a layer and the operation, where there are none such.
     """
     units = make(())
-    warn_of_left_out(model, units)
     if not units.left(torch.zeros(units.n, device=units.device)):
         return units  # masks over these make zeros inside of weights, and cut nothing
     whole = _scattered_copy(model, shape)
@@ -52,8 +51,6 @@ def units_that_can_go(make: Callable[[Container[int]], Units], model: nn.Module,
     except CutFails as first:
         log.debug("as if all sizes followed the channels: %s", first)
         units = _with_constants(make, whole, shape, units.sized, first)
-    for line in stays(units):
-        log.info("%s", line)
     return units
 
 
@@ -88,8 +85,13 @@ def _with_constants(
     return units
 
 
-def warn_of_left_out(model: nn.Module, units: Units) -> None:
-    """Says which weights cannot be pruned, with their share of the parameters; a warning where most cannot."""
+def say_what_stays(model: nn.Module, units: Units) -> None:
+    """Logs which weights cannot be pruned, with their share, and which filters are no units, and why.
+
+    A warning where most parameters are in such weights.
+    """
+    for line in stays(units):
+        log.info("%s", line)
     found = left_out(model, units.layers)
     if found:
         total = sum(parameter.numel() for parameter in model.parameters())

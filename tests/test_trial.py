@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pruner.models.intake import accept
 from pruner.models.versions import load, versions_of
 from pruner.results.store import RunFolder
 from pruner.sparsity.units import Units, make_units
-from pruner.trial import units_that_can_go
+from pruner.trial import say_what_stays, units_that_can_go
 from tests.odd_networks import CLASSES, SHAPE, Flattened, Net, Recurrent, TwoNames, conv, normed
 from tests.odd_zoo import REFUSED, TAKEN
 
@@ -85,14 +86,17 @@ def test_what_cannot_be_pruned_is_refused_before_any_work(
 
 def test_what_stays_is_said_with_the_operation_that_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
     model = Net(lambda n, x: n.b(n.norm(n.a(x))), 6, a=conv(3, 8), norm=nn.GroupNorm(2, 8), b=normed(8, 6))
+    units = filters_of(model)
+    assert units.n == 6
     with caplog.at_level(logging.INFO, logger="pruner.trial"):
-        assert filters_of(model).n == 6
+        say_what_stays(model, units)
     assert caplog.messages == ["8 filters stay, of a: native_group_norm in norm"]
 
 
 def test_a_number_in_the_code_is_said_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    model = Flattened(lambda x: x.reshape(-1, 64))
     with caplog.at_level(logging.INFO, logger="pruner.trial"):
-        filters_of(Flattened(lambda x: x.reshape(-1, 64)))
+        say_what_stays(model, filters_of(model))
     assert caplog.messages == ["16 filters stay, of b.0: view in the network itself"]
 
 
@@ -105,7 +109,7 @@ def test_of_several_sizes_only_the_number_keeps_channels() -> None:
 def test_weights_that_no_layer_has_are_named_with_their_share(caplog: pytest.LogCaptureFixture) -> None:
     model = Recurrent()
     with caplog.at_level(logging.INFO, logger="pruner.trial"):
-        units_that_can_go(lambda constant: make_units(model, SHAPE, "weight"), model, SHAPE)
+        say_what_stays(model, make_units(model, SHAPE, "weight"))
     (record,) = caplog.records
     weights = 4 * 40 * (24 + 40)
     share = 100 * weights / sum(parameter.numel() for parameter in model.parameters())
@@ -163,3 +167,8 @@ def test_versions_are_told_to_the_module_that_asks_for_them() -> None:
     load(model, dict(model.state_dict()), {Newer.__qualname__: 2})
     load(model, dict(model.state_dict()), {})
     assert asked == [3, 3, 2, 1]
+
+
+def test_a_runs_log_says_what_stays(config_of: Callable[..., Config], finish: Callable[[Config], RunFolder]) -> None:
+    folder = finish(config_of("reshape to a number", "filter"))
+    assert re.search(r"16 filters stay, of b.0: \w*view in the network itself", folder.log.read_text())

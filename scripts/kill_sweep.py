@@ -85,8 +85,9 @@ def main(moments: int) -> None:
         words = [*write_digits(folder / "images", 900), *TRAINING, *EPOCHS]
         seconds = to_the_end([*words, *CELLS], folder / "alone")
         expected = runs(folder / "alone")
-        threads = {run.finished()["threads"] for run in expected.values()}  # type: ignore[index]
-        print(f"undisturbed: {len(expected)} cells with {threads} threads each in {seconds:.0f} s", flush=True)
+        threads = sorted({run.finished()["threads"] for run in expected.values()})  # type: ignore[index]
+        with_them = f"threads={','.join(map(str, threads))}"
+        print(f"undisturbed: {len(expected)} cells, {with_them}, in {seconds:.0f} s", flush=True)
         to_the_end([*words, "-m", "seed=3", f"threads={max(threads) + 1}"], folder / "threads")
         ((name, other),) = runs(folder / "threads").items()
         assert other.model.read_bytes() != expected[name].model.read_bytes(), "threads make no difference here"

@@ -1,4 +1,4 @@
-"""What a network has to be before anything is done with it, found out in one forward pass: refused here, or never."""
+"""What a network has to be before anything is done with it, found out in a few passes: refused here, or never."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a run is: plain dataclasses, every range checked here, before any work starts.
 
 Nothing in this file imports torch, so that help and wrong input are answered at once. The values come from
-`conf/` (through Hydra, in `cli.py`) or from a run's own `config.yaml`; both are plain dictionaries here.
+`conf/` (through Hydra, in `pruner.compose`) or from a run's own `config.yaml`; both are plain dictionaries here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from pruner.checks import build, one_of, require
-from pruner.following import with_resize
-from pruner.identity import OPTIONAL, hash8, what_counts
+from pruner.options import OPTIONAL, hash8, what_counts, with_resize
 
 GRANULARITIES = ("weight", "kernel", "block", "nm", "filter", "head")
 SCOPES = ("global", "layer", "row", "erk", "custom")

@@ -1,18 +1,42 @@
-"""From the names and options in a YAML file to the class or function that they call, built in or a user's."""
+"""Options of a choice: the class or function that they go to, which of them make another run, what follows from others.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pruner.checks import ConfigError, convert, one_of, require
-from pruner.hints import hint
+from pruner.checks import ConfigError, convert, hint, one_of, require
 
 PLAIN = (int, float, bool, str, Mapping)
+# Keys that a run may do without: unused, they stay out of its identity.
+OPTIONAL = ("block", "nm", "ratios", "quantization")
+# Keys that cannot change a result: they stay out of a run's identity.
+INCIDENTAL = (
+    "device", "data_dir", "output_dir", "threads", "compile", "latency_batch", "checkpoint_minutes",
+    "dataset.options.workers", "model.options.expected_accuracy",
+)  # fmt: skip
+# Options of built-in choices that are younger than runs still compared, with the values that those runs had without
+# naming them: so said or not said, it is the same run. By group and name.
+LATER: dict[str, dict[str, dict[str, Any]]] = {
+    "dataset": {
+        **{
+            name: {"mean": None, "std": None}
+            for name in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "synthetic")
+        },
+        "imagefolder": {"mean": None, "std": None, "crop_scale": None},
+    },
+    "model": {"torchvision": {"expected_accuracy": None}},
+    "method": {"spartan": {"revive": True}},
+}
 
 
 def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
@@ -83,3 +107,45 @@ def _is_plain(kind: Any) -> bool:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return all(part is types.NoneType or _is_plain(part) for part in typing.get_args(kind))
     return (typing.get_origin(kind) or kind) in PLAIN
+
+
+def what_counts(values: dict[str, Any]) -> dict[str, Any]:
+    """A config's plain values, in place, without INCIDENTAL keys, and without LATER ones at their value."""
+    for path in INCIDENTAL:
+        *parents, last = path.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner[parent]
+        inner.pop(last, None)
+    for group, choices in LATER.items():
+        options = values[group]["options"]
+        for option, before in choices.get(values[group]["name"], {}).items():
+            if options.get(option, before) == before:
+                options.pop(option, None)
+    return values
+
+
+def hash8(values: Mapping[str, Any]) -> str:
+    """Eight hex digits that tell identities apart."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def shorter_side(image_size: int) -> int:
+    """To what test images are scaled before their middle is cut out, where nothing else is said: ImageNet's 256 of 224.
+
+    A fixed 256 would show a network of small images only the middle of each.
+    """
+    return (16 * image_size + 7) // 14  # to the nearest, of any size
+
+
+def with_resize(options: Any) -> Any:
+    """The options of an image folder with `resize` as a number.
+
+    Options of 224 that never name it stay as they are: it was 256 in older runs of that identity, and is.
+    """
+    if not isinstance(options, Mapping) or options.get("resize") is not None:
+        return options
+    size = options.get("image_size", 224)
+    same = size == 224 and "resize" not in options
+    return options if same or type(size) is not int else {**options, "resize": shorter_side(size)}

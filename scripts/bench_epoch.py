@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from benching import write
 
-from pruner.results.row import EPOCH_COLUMNS, read_rows
-from pruner.results.spread import paired
-from pruner.results.store import commit_of
+from pruner.compare.spread import paired
+from pruner.store.folders import commit_of
+from pruner.store.row import EPOCH_COLUMNS, read_rows
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", default="outputs/tables/bench-epoch-cpu.csv")
+    parser.add_argument("--output", default="outputs/tables/experiment-epoch-cpu.csv")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for seed in given.seeds.split(","):

@@ -26,12 +26,12 @@ from benching import processor, quartiles, write
 from pruner.checks import ConfigError
 from pruner.config import from_dict
 from pruner.data import load
-from pruner.device import pick_device
 from pruner.export.accuracy import right
 from pruner.export.formats import FORMATS
+from pruner.export.latency import in_turns, noise
 from pruner.export.shipped import Shipped, shipped
-from pruner.latency import in_turns, noise
-from pruner.results.store import RunFolder, commit_of
+from pruner.runtime.device import pick_device
+from pruner.store.folders import RunFolder, commit_of
 
 BATCHES = (1, 32)
 

@@ -23,10 +23,10 @@ import torch
 from benching import processor, write
 from torch import Tensor
 
-from pruner.device import pick_device
-from pruner.latency import in_turns
-from pruner.results.store import commit_of
+from pruner.export.latency import in_turns
+from pruner.runtime.device import pick_device
 from pruner.sparsity.budget import hard_mask, soft_mask
+from pruner.store.folders import commit_of
 
 SWEEPS, CLOSE = 100, 0.01  # Spartan's solver
 COUPLED_MOST = 100_000  # units of coupled costs: filters and heads, never more than thousands
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.1, help="the share of the cost that stays")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch decides)")
-    parser.add_argument("--output", type=Path, help="default: outputs/tables/bench-projection-DEVICE.csv")
+    parser.add_argument("--output", type=Path, help="default: outputs/tables/experiment-projection-DEVICE.csv")
     given = parser.parse_args()
     device = pick_device(given.device, given.threads)
     rows = [
@@ -49,7 +49,7 @@ def main() -> None:
         for temperature in given.temperatures
         for row in measured(units, given.keep, temperature, device)
     ]
-    output = given.output or Path(f"outputs/tables/bench-projection-{device.type}.csv")
+    output = given.output or Path(f"outputs/tables/experiment-projection-{device.type}.csv")
     write(str(output), rows)
 
 

@@ -9,7 +9,7 @@ alike, and so that what a method does in some steps only is counted. The key=val
 default is ResNet-20 on made-up CIFAR-10 images, 128 at once, weights at 0.9:
 
     python scripts/bench_steps.py
-    python scripts/bench_steps.py --output outputs/tables/bench-steps-resnet50.csv \\
+    python scripts/bench_steps.py --output outputs/tables/experiment-steps-resnet50.csv \\
         model=torchvision model.arch=resnet50 dataset.image_size=224 recipe.batch_size=16
 
 Memory is the peak of what tensors hold in three steps, over that in three dense steps, in copies of the prunable
@@ -29,14 +29,14 @@ import torch
 from benching import processor, quartiles, write
 from torch.profiler import ProfilerActivity
 
-from pruner.bench import Bench, prepare
-from pruner.composing import checked, composer
+from pruner.compose.choices import conf_folder
+from pruner.compose.composing import checked, composer
 from pruner.config import Config
-from pruner.folders import conf_folder
-from pruner.latency import in_turns
-from pruner.results.store import commit_of
+from pruner.export.latency import in_turns
+from pruner.run.experiment import Experiment, prepare
 from pruner.sparsity.masked import MaskedModel
-from pruner.training import Trainer
+from pruner.store.folders import commit_of
+from pruner.training.trainer import Trainer
 
 METHODS = "dtp,smart,spartan,dsa,dpp,pdp,gmp,magnitude"
 WORDS = [
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=8, help="at a time: DSA makes one of its ratios' in eight")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", default="outputs/tables/bench-steps-resnet20.csv")
+    parser.add_argument("--output", default="outputs/tables/experiment-steps-resnet20.csv")
     parser.add_argument("--memory", choices=["dense", "prune"], help=argparse.SUPPRESS)  # in a process of its own
     given = parser.parse_args()
     words = [*WORDS, f"threads={given.threads}", f"device={given.device}", *given.words]
@@ -85,7 +85,7 @@ def config_of(words: list[str]) -> Config:
 def measured(method: str, words: list[str], arguments: list[str], steps: int) -> dict[str, object]:
     config = config_of([*words, f"method={method}"])
     benches = [prepare(config), prepare(config)]
-    dense, prune = (one_step(bench, phase) for bench, phase in zip(benches, ("dense", "prune"), strict=True))
+    dense, prune = (one_step(experiment, phase) for experiment, phase in zip(benches, ("dense", "prune"), strict=True))
     before, after = in_turns([several(dense, steps), several(prune, steps)], ROUNDS, SECONDS)
     ratios = [b / a for a, b in zip(before, after, strict=True)]
     prunable = sum(layer.size for layer in benches[0].allocation.units.layers if layer.prunable)
@@ -117,21 +117,21 @@ def measured(method: str, words: list[str], arguments: list[str], steps: int) ->
     }
 
 
-def one_step(bench: Bench, phase: str) -> Callable[[], object]:
+def one_step(experiment: Experiment, phase: str) -> Callable[[], object]:
     """A call that does the next step of a phase, always on the same images."""
     if phase == "dense":
-        network, method = MaskedModel(bench.model, bench.allocation.units), None
+        network, method = MaskedModel(experiment.model, experiment.allocation.units), None
     else:
-        network, (method, _) = bench.network(), bench.method()
+        network, (method, _) = experiment.network(), experiment.method()
         method.begin()
-    trainer = Trainer(network, bench.data.train, bench.config.recipe, phase, bench.config.seed, method)
+    trainer = Trainer(network, experiment.data.train, experiment.config.recipe, phase, experiment.config.seed, method)
     network.train()
-    x, y = next(iter(bench.data.train.batches(bench.config.recipe.batch_size, seed=0)))
+    x, y = next(iter(experiment.data.train.batches(experiment.config.recipe.batch_size, seed=0)))
     steps = iter(range(10**9))
 
     def step() -> None:
         trainer._step(next(steps), x, y)
-        if bench.device.type == "cuda":
+        if experiment.device.type == "cuda":
             torch.cuda.synchronize()
 
     return step
@@ -150,11 +150,11 @@ def several(step: Callable[[], object], count: int) -> Callable[[], None]:
 def peak(config: Config, phase: str) -> int:
     """The most bytes that tensors held at a time, from the run's first one to the end of a few steps of a phase."""
     with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        bench = prepare(config)
-        step = one_step(bench, phase)
+        experiment = prepare(config)
+        step = one_step(experiment, phase)
         for _ in range(MEMORY_STEPS):
             step()
-    if bench.device.type == "cuda":
+    if experiment.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     # What torch asked for and gave back. The system's view (VmHWM) differs by 40 MB from one run to the next.
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())

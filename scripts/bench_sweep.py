@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from benching import write
 
-from pruner.results.row import read_rows
-from pruner.results.store import commit_of
+from pruner.store.folders import commit_of
+from pruner.store.row import read_rows
 
 WAYS = {
     "one after the other": ["hydra/launcher=basic"],
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--cells", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", default="outputs/tables/bench-sweep-cpu.csv")
+    parser.add_argument("--output", default="outputs/tables/experiment-sweep-cpu.csv")
     given = parser.parse_args()
     words = ["method=dtp", "sparsity=0.9", *given.words, "seed=" + ",".join(map(str, range(given.cells)))]
     times: dict[str, list[float]] = {way: [] for way in WAYS}

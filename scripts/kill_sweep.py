@@ -19,8 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruner.launchers import cores_here
-from pruner.results.store import RunFolder
+from pruner.store.folders import RunFolder
+from pruner.sweep.launchers import cores_here
 from tests.images import write_digits
 from tests.killing import same
 from tests.sweeping import command

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pruner.compose.choices import conf_folder
 from pruner.config import Config, from_dict
-from pruner.folders import conf_folder
-from pruner.results.store import RunFolder
+from pruner.store.folders import RunFolder
 
 RECIPE = {"name": "tiny", "batch_size": 32, "dense_epochs": 2, "prune_epochs": 2, "finetune_epochs": 1}
 IMAGES = {"classes": 6, "image_size": 8, "train_size": 96, "test_size": 48, "noise": 0.4}
@@ -32,7 +32,7 @@ def _denormals_as_usual() -> Iterator[None]:
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """A function that gives the Config that words of the command line make, without a run."""
-    from pruner import cli  # hydra, which most tests need not wait for
+    from pruner.cli.main import main  # hydra, which most tests need not wait for
 
     caught: list[Config] = []
 
@@ -40,10 +40,10 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
         caught.append(config)
         return 0
 
-    monkeypatch.setattr("pruner.job.execute", catch)
+    monkeypatch.setattr("pruner.run.job.execute", catch)
 
     def compose(*words: str) -> Config:
-        assert cli.main(list(words)) == 0
+        assert main(list(words)) == 0
         return caught.pop()
 
     return compose
@@ -89,7 +89,7 @@ def finish() -> Callable[[Config], RunFolder]:
     """Executes a run, which must succeed, and gives its folder."""
 
     def run(config: Config) -> RunFolder:
-        from pruner.job import execute
+        from pruner.run.job import execute
 
         assert execute(config) == 0
         return RunFolder(Path(config.output_dir) / config.run_id)

@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from pruner import checkpoint, cli, job, run
+from pruner.cli.main import main
+from pruner.compose.choices import conf_folder
+from pruner.compose.hydra_internals import ConfigLoaderImpl
 from pruner.config import Config, from_dict
-from pruner.folders import conf_folder
-from pruner.results.row import COLUMNS, EPOCH_COLUMNS, read_rows
-from pruner.results.store import RunFolder
-from pruner.stopping import ENDINGS
+from pruner.run import job, phases
+from pruner.runtime.signals import ENDINGS
+from pruner.store.folders import RunFolder
+from pruner.store.row import COLUMNS, EPOCH_COLUMNS, read_rows
+from pruner.training import checkpoint
 from tests.sweeping import environment
 
 LIMIT = 300  # seconds after which something hangs
@@ -118,7 +120,7 @@ def _work(task: Mapping[str, Any], said: Path) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in ENDINGS:
             signal.signal(number, signal.SIG_DFL)
-        status = cli.main(task["words"]) if "words" in task else job.execute(from_dict(task["config"]))
+        status = main(task["words"]) if "words" in task else job.execute(from_dict(task["config"]))
     except SystemExit as end:
         status = int(end.code or 0)
     except KeyboardInterrupt:
@@ -134,7 +136,7 @@ def _warm_up(folder: str) -> None:
     """Runs once, for torch imports half of itself in the first step of an optimizer."""
     words = ["dataset=synthetic", "model=resnet20", "model.width=1", "recipe=smoke", "device=cpu", "threads=1"]
     with quiet():
-        assert cli.main([*words, f"output_dir={folder}"]) == 0
+        assert main([*words, f"output_dir={folder}"]) == 0
 
 
 @contextmanager
@@ -152,7 +154,7 @@ def _serve() -> None:
     tqdm.set_lock(threading.RLock())
     tqdm.monitor_interval = 0
     # The source tree may be committed to between two runs that are compared.
-    patch.setattr(run, "commit_of", lambda: "")
+    patch.setattr(phases, "commit_of", lambda: "")
     patch.setattr(ConfigLoaderImpl, "load_sweep_config", _composing_once())
     with tempfile.TemporaryDirectory() as folder:
         _warm_up(folder)
@@ -178,7 +180,7 @@ def _together(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str
     """The tasks' outcomes, each in a process of its own, all at once."""
     for words in {tuple(task["words"]) for task in tasks if "words" in task}:
         with quiet():
-            assert cli.main(["--plan", *words]) == 0
+            assert main(["--plan", *words]) == 0
     said = [folder / str(number) for number in range(len(tasks))]
     for path in said:
         path.write_text("")

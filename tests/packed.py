@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.indexing import Tile
+from pruner.export.indexing import Tile
 from pruner.quantize import MAX_BITS, fake_quantize
 
 State = dict[str, Tensor]

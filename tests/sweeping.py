@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pruner.folders import conf_folder
-from pruner.results.row import Row, read_rows
+from pruner.compose.choices import conf_folder
+from pruner.store.row import Row, read_rows
 
 QUICK = ["dataset=synthetic", "model=lenet_300_100", "recipe=smoke", "device=cpu"]
 ONE_BY_ONE = "hydra/launcher=basic"  # cells in this very process, in order, where what a test has patched holds

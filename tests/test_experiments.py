@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import pruner.models
-from pruner.cells import cells_of, general
-from pruner.cli import main
-from pruner.combinations import allowed, builtin_methods
-from pruner.composing import composer
+from pruner.cli.main import main
+from pruner.compose.cells import cells_of, general
+from pruner.compose.choices import choices, conf_folder
+from pruner.compose.combinations import allowed, builtin_methods
+from pruner.compose.composing import composer
 from pruner.config import Config
-from pruner.folders import choices, conf_folder
-from pruner.results.row import read_rows
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.row import read_rows
 
 CONF = conf_folder()
 TABLES = Path(__file__).parents[1] / "outputs/tables"

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruner import bench
-from pruner.bench import prepare
 from pruner.config import Config
 from pruner.data import ImageSet
 from pruner.data.imageset import TensorSet
-from pruner.results.store import RunFolder
-from pruner.training import Accuracy
+from pruner.run import experiment
+from pruner.run.experiment import prepare
+from pruner.store.folders import RunFolder
+from pruner.training.trainer import Accuracy
 
 
 def test_every_seed_has_a_dense_network_of_its_own(tiny_config: Callable[..., Config]) -> None:
@@ -44,7 +44,7 @@ def test_a_dense_network_knows_nothing_of_what_will_be_done_to_it(
     networks = []
     for number, config in enumerate(configs):
         made = prepare(replace(config, output_dir=str(tmp_path / str(number))))
-        bench.dense_network(made)
+        experiment.dense_network(made)
         networks.append(made.model.state_dict())
     for name, values in networks[0].items():
         assert all(torch.equal(other[name], values) for other in networks[1:]), name
@@ -69,7 +69,7 @@ def test_the_test_images_are_looked_at_four_times(
     passes: list[int] = []
     precisions: list[str] = []
     found: list[Accuracy] = []
-    batches, evaluate = TensorSet.batches, bench.evaluate
+    batches, evaluate = TensorSet.batches, experiment.evaluate
 
     def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
         passes.append(len(self))
@@ -81,7 +81,7 @@ def test_the_test_images_are_looked_at_four_times(
         return found[-1]
 
     monkeypatch.setattr(TensorSet, "batches", recorded)
-    monkeypatch.setattr(bench, "evaluate", evaluated)
+    monkeypatch.setattr(experiment, "evaluate", evaluated)
     row = finish(tiny_config("dsa", recipe={"precision": "bfloat16"})).finished()
     assert passes.count(48) == 4 and passes[-1] == 48
     assert precisions == ["float32"] * 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruner.hints import hint, mistakes, nearest
+from pruner.checks import hint, mistakes, nearest
 
 METHODS = ["acdc", "dpp", "dsa", "dtp", "gmp", "magnitude", "pdp", "random", "smart"]
 RESNETS = ["resnet18", "resnet20", "resnet32", "resnet56", "resnet101", "resnet110", "resnet152", "vgg11", "vgg16"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruner.folders import conf_folder
+from pruner.compose.choices import conf_folder
 from pruner.quantize import clip_limit, fake_quantize, quantize
 
 BITS = (1, 2, 3, 4, 8)

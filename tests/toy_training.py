@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pruner.config import Recipe
 from pruner.methods.base import Method
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
-from pruner.training import Trainer
+from pruner.sparsity.units.make import make_units
+from pruner.training.trainer import Trainer
 
 
 class Constant(nn.Module):

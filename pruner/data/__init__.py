@@ -9,8 +9,8 @@ A user's own dataset is `package.module:Name`, a function that gives an ImageDat
             super().__init__(name="blobs", classes=2, ...)
 
 The keyword arguments other than `data_dir` and `device` are the keys that its YAML file may set. To have changed data
-told from those that a run is done with, let one of them be the path of their file (see `pruner.fingerprint`); the path
-of a folder should be absolute, and its content is not compared, nor what is read from `data_dir`.
+told from those that a run is done with, let one of them be the path of their file (see `pruner.store.fingerprint`);
+the path of a folder should be absolute, and its content is not compared, nor what is read from `data_dir`.
 """
 
 from __future__ import annotations

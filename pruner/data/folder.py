@@ -29,8 +29,8 @@ from pruner.data.imageset import (
 )
 from pruner.data.paths import check_folder, pictures
 from pruner.data.pictures import UnreadablePicture, check, decode
-from pruner.following import shorter_side
-from pruner.processes import leads
+from pruner.options import shorter_side
+from pruner.runtime.distributed import leads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

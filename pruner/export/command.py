@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.checks import ConfigError, one_line, printable
+from pruner.compose.choices import user_folder
 from pruner.export.placing import moved, place, staged
-from pruner.folders import user_folder
-from pruner.streams import lenient
+from pruner.runtime.streams import lenient
 
 if TYPE_CHECKING:
     from pruner.data import ImageSet
@@ -82,8 +82,8 @@ def _test_images(given: argparse.Namespace) -> ImageSet:
     """The images that the run was tested on. Raises ConfigError."""
     from pruner.config import from_dict
     from pruner.data import load
-    from pruner.fingerprint import make_importable
-    from pruner.results.store import RunFolder
+    from pruner.store.fingerprint import make_importable
+    from pruner.store.folders import RunFolder
 
     config = from_dict(RunFolder(given.run).read_config())
     if ":" in (name := config.dataset.name):

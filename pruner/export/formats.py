@@ -1,6 +1,6 @@
 """The files that a network ships as. Each writer reads back what it wrote, and gives it as a function to predict with.
 
-safetensors   model.safetensors and model.json: for `pruner.networks.load_model`, in the fewest bytes
+safetensors   model.safetensors and model.json: for `pruner.export.networks.load_model`, in the fewest bytes
 torch         model.pt2: a program of torch.export, which runs where pruner is not installed (torch.export.load)
 onnx          model.onnx: for onnxruntime and other engines
 
@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruner.checks import ConfigError
+from pruner.checks import ConfigError, one_line
+from pruner.export.networks import load_model, save_model
+from pruner.export.packing import pack, payload_bytes
 from pruner.export.shipped import Shipped
 from pruner.models.ties import ties_of
 from pruner.models.versions import versions_of
-from pruner.networks import load_model, save_model
-from pruner.packing import pack, payload_bytes
-from pruner.results.row import one_line, write_atomically
+from pruner.store.row import write_atomically
 
 ABOUT = "pruner.json"  # what a program or an ONNX file says of itself goes by this name
 OPSET = 20  # of ONNX: what torch's exporter writes without a conversion, and onnxruntime runs since 1.17

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pruner.checks import ConfigError
-from pruner.results.row import HALF_WRITTEN, sync_folder
+from pruner.store.row import HALF_WRITTEN, sync_folder
 
 RUNS = ("result.csv", "dense.json", "epochs.csv")  # what the folder of a run or of a dense network has
 

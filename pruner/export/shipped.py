@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from pruner import __version__
 from pruner.checks import ConfigError, build, convert, one_line, require
-from pruner.indexing import Tile
-from pruner.networks import load_model
-from pruner.removal import Widths, widths_of, without
-from pruner.results.row import Row
-from pruner.results.store import RunFolder
-from pruner.sparsity.base import Left
-from pruner.sparsity.layers import count_macs
+from pruner.export.indexing import Tile
+from pruner.export.networks import load_model
+from pruner.sparsity.surgery import Widths, widths_of, without
+from pruner.sparsity.units.base import Left
+from pruner.sparsity.units.layers import count_macs
+from pruner.store.folders import RunFolder
+from pruner.store.row import Row
 
 PROBES = 8  # images of noise on which networks must agree
 TOLERANCE = 1e-5  # of the largest output: the same sums in another order

@@ -66,7 +66,7 @@ class ACDC(Method):
 
     def mask(self, step: int) -> Tensor:
         before, now = self._stage(step - 1), self._stage(step)
-        if self.forgets(step):
+        if self.resets_momentum(step):
             self._decompress()
         if now is None:
             return torch.ones_like(self.kept)
@@ -74,7 +74,7 @@ class ACDC(Method):
             self._compress()
         return self.kept
 
-    def forgets(self, step: int) -> bool:
+    def resets_momentum(self, step: int) -> bool:
         before = self._stage(step - 1)
         return before is not None and before != self._stage(step)
 

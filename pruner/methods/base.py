@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pruner.data import ImageSet
-from pruner.device import autocast
+from pruner.runtime.device import autocast
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import Units
+from pruner.sparsity.units.make import Units
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Method(nn.Module, ABC):
         """
         return None
 
-    def forgets(self, step: int) -> bool:
+    def resets_momentum(self, step: int) -> bool:
         """Whether the weights' optimizer drops its momentum before this step; asked after `mask`."""
         return False
 

@@ -48,7 +48,7 @@ from pruner.data import ImageSet
 from pruner.methods.base import Method, Setup
 from pruner.methods.ratios import along_budget, group_cost, nearest_within
 from pruner.methods.schedules import cubic, fall
-from pruner.processes import average
+from pruner.runtime.distributed import average
 from pruner.sparsity.budget import soft_mask
 
 MANY = 1 << 16  # units, evenly spaced, of which a large group's median is taken [chosen]

@@ -35,7 +35,7 @@ from torch import Tensor
 from pruner.checks import require
 from pruner.methods.base import Method, Setup
 from pruner.methods.schedules import linear
-from pruner.sparsity.units import Units
+from pruner.sparsity.units.make import Units
 
 
 def deviation(magnitudes: Tensor) -> float:

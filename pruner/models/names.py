@@ -7,8 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from pruner.checks import ConfigError
-from pruner.hints import nearest
+from pruner.checks import ConfigError, nearest
 
 # `@register_model()` or `@register_model(name="x")`, any further decorator lines, then the function.
 _REGISTERED = re.compile(r"""^@register_model\((?:name=)?["']?(\w*)["']?\)\n(?:.*\n)*?def (\w+)""", re.MULTILINE)

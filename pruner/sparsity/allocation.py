@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from pruner.checks import ConfigError
-from pruner.sparsity.base import Units
 from pruner.sparsity.budget import Cost
-from pruner.sparsity.cost import Costs
+from pruner.sparsity.costs import Costs
+from pruner.sparsity.per_group import Shares, custom, erdos_renyi, uniform
 from pruner.sparsity.scopes import Everyone, Rows, Scope, keep_best
-from pruner.sparsity.shares import Shares, custom, erdos_renyi, uniform
-from pruner.sparsity.tiles import PatternUnits
+from pruner.sparsity.units.base import Units
+from pruner.sparsity.units.tiles import PatternUnits
 
 
 class Allocation:

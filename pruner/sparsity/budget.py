@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pruner.sparsity.hard import hard_mask
-from pruner.sparsity.passes import Cost, total_cost
-from pruner.sparsity.soft import gradient, solve
+from pruner.sparsity.projection.chunked import Cost, total_cost
+from pruner.sparsity.projection.hard import hard_mask
+from pruner.sparsity.projection.soft import gradient, solve
 
 __all__ = ["Cost", "hard_mask", "soft_mask", "total_cost"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruner.sparsity.layers import count_macs
-from pruner.sparsity.units import Units
+from pruner.sparsity.units.layers import count_macs
+from pruner.sparsity.units.make import Units
 
 
 @dataclass(frozen=True)

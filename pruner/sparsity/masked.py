@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pruner.quantize import fake_quantize
-from pruner.sparsity.base import Units
-from pruner.sparsity.calling import call_with
+from pruner.sparsity.units.base import Units
+from pruner.sparsity.units.calling import call_with
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruner.sparsity.base import Units
 from pruner.sparsity.budget import hard_mask, soft_mask
-from pruner.sparsity.cost import Costs, kept_share
+from pruner.sparsity.costs import Costs, kept_share
 from pruner.sparsity.rows import hard_rows, soft_rows
+from pruner.sparsity.units.base import Units
 
 _ROW = 1024  # units of which the best is found at a time
 

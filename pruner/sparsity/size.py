@@ -16,7 +16,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pruner.sparsity.base import Units
+from pruner.sparsity.units.base import Units
 
 FLOAT_BITS = 32
 

@@ -23,9 +23,9 @@ from pruner.data import ImageData, folder, load
 from pruner.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from pruner.data.paths import check_folder, pictures
 from pruner.data.pictures import UnreadablePicture
-from pruner.following import shorter_side
-from pruner.job import execute
-from pruner.results.store import RunFolder
+from pruner.options import shorter_side
+from pruner.run.job import execute
+from pruner.store.folders import RunFolder
 
 SHARES = "the least and the largest share of the area, as in [0.08,1]"
 CLASSES = ("cat", "dog", "eel")

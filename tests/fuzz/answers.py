@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruner import cli
 from pruner.checks import ConfigError
+from pruner.cli.main import main
 
 # A run of a third of a second.
 WORDS = [
@@ -40,7 +40,7 @@ class Answer:
         return self.status == 2 and not self.out and by_whom and self.err.count("\n") == 1 and self.err[-1] == "\n"
 
 
-def ask(words: Sequence[str], command: Callable[[Sequence[str]], int] = cli.main) -> Answer:
+def ask(words: Sequence[str], command: Callable[[Sequence[str]], int] = main) -> Answer:
     """The answer of `pruner`, or another command of ours, in this process; what it raises goes through."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

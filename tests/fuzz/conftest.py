@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pruner import run
+from pruner.run import phases
 from tests.fuzz.answers import OUTPUTS, WORDS, ask
 
 
@@ -20,7 +20,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             found[name] = tmp_path_factory.mktemp(name)
             patch.chdir(found[name])
             if name == "interrupted":
-                patch.setattr(run, "finetune", _interrupt)
+                patch.setattr(phases, "finetune", _interrupt)
             assert ask([*WORDS, OUTPUTS]).status == (130 if name == "interrupted" else 0)
             patch.undo()
     return found

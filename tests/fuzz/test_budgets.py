@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruner.checks import ConfigError
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import hard_mask, soft_mask
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
 from tests.fuzz.amount import tries
 
 VALUES = st.sampled_from((0.0, -0.0, 1.0, -1.0, 1e-38, 1e38, -1e38, math.inf, -math.inf)) | st.floats(-3, 3, width=16)

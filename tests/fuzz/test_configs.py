@@ -14,8 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pruner import job, refusals, run
+from pruner.compose import validate
 from pruner.config import Config
+from pruner.run import job, phases
 from tests.fuzz.amount import tries
 from tests.fuzz.answers import Answer, ask
 from tests.fuzz.words import command_lines, small_runs
@@ -74,7 +75,7 @@ FOUND_BEFORE_WORK = [
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(refusals, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(validate, "cuda_devices", lambda: 0)
 
 
 def check(words: list[str]) -> Answer:
@@ -101,7 +102,7 @@ def prepared_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run ends where its work would begin. What it raises until then would be a failed run's traceback and folder."""
 
     def prepare(config: Config, cell: str = "", wait: bool = True) -> int:
-        run.prepare(config)
+        phases.prepare(config)
         return 0
 
     monkeypatch.setattr(job, "execute", prepare)
@@ -137,7 +138,7 @@ def test_minus_zero_is_zero() -> None:
 )
 def test_a_process_answers_as_this_one_does(words: list[str]) -> None:
     here = ask(words)
-    root = str(Path(run.__file__).parents[1])
+    root = str(Path(phases.__file__).parents[2])
     hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", "PYTHONPATH": root}
     command = [sys.executable, "-m", "pruner", *words]
     done = subprocess.run(command, env={**os.environ, **hidden}, capture_output=True, text=True, encoding="utf-8")

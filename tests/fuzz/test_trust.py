@@ -15,13 +15,13 @@ import pytest
 import torch
 from torchvision.models import SqueezeNet1_1_Weights
 
-from pruner import run
 from pruner.checks import ConfigError
+from pruner.compare import command
 from pruner.config import Choice
 from pruner.data.files import NAMES
+from pruner.export.networks import load_model
 from pruner.models import build
-from pruner.networks import load_model
-from pruner.results import compare
+from pruner.run import phases
 from tests.fuzz.answers import WORDS, ask
 
 MARKER = Path("executed")
@@ -85,7 +85,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, phase, stop)
+        patch.setattr(phases, phase, stop)
         assert ask(WORDS).status == 130
 
 
@@ -207,7 +207,7 @@ def test_a_config_of_a_strangers_run(kind: str, monkeypatch: pytest.MonkeyPatch)
     assert ask(WORDS).status == 0
     config.write_text(CONFIGS[kind])
     (config.parent / "digests.json").unlink()  # as whoever means it
-    answer = ask(["outputs", "--html", "page.html"], compare.main)
+    answer = ask(["outputs", "--html", "page.html"], command.main)
     assert (
         (answer.status == 1 and "config.yaml: cannot be read" in answer.err)
         if kind in ("tag", "new")

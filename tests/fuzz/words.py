@@ -7,7 +7,7 @@ from functools import cache
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from pruner.folders import choices, conf_folder
+from pruner.compose.choices import choices, conf_folder
 
 GROUPS = ("dataset", "model", "method", "granularity", "scope", "budget", "quantization", "recipe", "experiment")
 # Keys of Hydra's own node, of groups that are not there, and none at all.

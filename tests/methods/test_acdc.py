@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from pruner.bench import prepare
 from pruner.checks import ConfigError
 from pruner.config import Config
-from pruner.job import execute
 from pruner.methods.acdc import ACDC
 from pruner.methods.base import Setup
 from pruner.methods.schedules import alternating
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.run.experiment import prepare
+from pruner.run.job import execute
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
-from pruner.training import Trainer
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
+from pruner.training.trainer import Trainer
 
 RESNET50 = {"warmup": 0.1, "period": 0.1, "last_dense": 0.75, "last_sparse": 0.85}
 
@@ -95,7 +95,7 @@ def test_pruned_weights_return_as_zeros() -> None:
 def test_momentum_is_dropped_when_a_dense_stage_begins() -> None:
     """Of 100 steps, those at which the stages 10-15, 20-25, ... and 70-75 have ended."""
     method = ACDC(weights(1, 2, steps=100)[1])
-    assert [step for step in range(100) if method.forgets(step)] == [15, 25, 35, 45, 55, 65, 75]
+    assert [step for step in range(100) if method.resets_momentum(step)] == [15, 25, 35, 45, 55, 65, 75]
 
 
 @pytest.mark.parametrize("steps", range(8))
@@ -119,7 +119,7 @@ def test_a_skipped_dense_stage_brings_nothing_back() -> None:
     method = ACDC(setup)
     assert method.mask(2).tolist() == [1, 1, 0, 0]
     set_weights(layer, 4, -3, 9, -1)
-    assert method.forgets(3)
+    assert method.resets_momentum(3)
     assert method.mask(3).tolist() == [1, 1, 0, 0]
     assert layer.weight.tolist() == [[4, -3, 0, 0]]
 
@@ -179,17 +179,17 @@ def test_momentum_and_weights_in_training(optimizer: str, tiny_config: Callable[
     Of 21 steps, 3 is sparse and 4 dense.
     """
     recipe = {"prune_epochs": 7, "optimizer": optimizer, "prune_lr": 0.01, "weight_decay": 0.0}
-    bench = prepare(tiny_config("acdc", recipe=recipe))
-    method, images = bench.method()
-    network = MaskedModel(bench.model, bench.allocation.units)
-    trainer = Trainer(network, images, bench.config.recipe, "prune", 0, method)
+    experiment = prepare(tiny_config("acdc", recipe=recipe))
+    method, images = experiment.method()
+    network = MaskedModel(experiment.model, experiment.allocation.units)
+    trainer = Trainer(network, images, experiment.config.recipe, "prune", 0, method)
     x, y = next(iter(images.batches(32)))
     for step in range(4):
         trainer._step(step, x, y)
     gone = method.final_mask() == 0
     assert int(gone.sum()) == -(-len(gone) // 2)
-    assert method.forgets(4) and not method.forgets(3)
-    weight = bench.model.get_parameter("fc.weight")
+    assert method.resets_momentum(4) and not method.resets_momentum(3)
+    weight = experiment.model.get_parameter("fc.weight")
     hidden = gone[-weight.numel() :].view_as(weight)
     assert bool(hidden.any())
     assert bool((weight[hidden] != 0).any())  # hidden, not yet zero

@@ -10,9 +10,9 @@ from pruner.methods.base import Setup
 from pruner.methods.gmp import GMP
 from pruner.methods.one_shot import OneShot
 from pruner.methods.schedules import cubic
-from pruner.seeds import generator
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
 
 
 def weights(*values: float, sparsity: float = 0.5, steps: int = 10, seed: int = 0) -> tuple[nn.Linear, Setup]:

@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pruner.data
-from pruner import latency, run
-from pruner.bench import Bench
-from pruner.combinations import allowed, builtin_methods
+from pruner.compose.combinations import allowed, builtin_methods
 from pruner.config import BUDGETS, GRANULARITIES, Choice, Config
-from pruner.diary import Diary
-from pruner.networks import load_model
-from pruner.results.row import LAYER_COLUMNS, Row, read_rows
-from pruner.results.store import RunFolder
+from pruner.export import latency
+from pruner.export.networks import load_model
+from pruner.run import phases
+from pruner.run.experiment import Experiment
+from pruner.run.progress import Progress
 from pruner.sparsity.masked import MaskedModel
-from pruner.training import evaluate
+from pruner.store.folders import RunFolder
+from pruner.store.row import LAYER_COLUMNS, Row, read_rows
+from pruner.training.trainer import evaluate
 from tests import tiny_network as tiny
 
 
@@ -71,23 +72,25 @@ def logits(network: nn.Module, images: pruner.data.ImageSet) -> Tensor:
 def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> dict[str, Any]:
     """What finetuning starts from and leaves. For speed, files are not synced to the disk and latencies are rough."""
     seen: dict[str, Any] = {}
-    finetune = run.finetune
+    finetune = phases.finetune
 
     def zeros(model: nn.Module) -> dict[str, Tensor]:
         return {name: parameter == 0 for name, parameter in model.named_parameters()}
 
-    def watched(bench: Bench, network: MaskedModel, pruned: run.Pruned, diary: Diary) -> run.Pruned:
-        train = diary.train
+    def watched(
+        experiment: Experiment, network: MaskedModel, pruned: phases.Pruned, progress: Progress
+    ) -> phases.Pruned:
+        train = progress.train
 
         def trained(*arguments: Any) -> None:  # the weights are as training left them underneath the masks
             train(*arguments)
-            seen.update(after=zeros(bench.model), masked=logits(network, test_images))
+            seen.update(after=zeros(experiment.model), masked=logits(network, test_images))
 
-        monkeypatch.setattr(diary, "train", trained)
-        seen.update(model=bench.model, before=zeros(bench.model))
-        return finetune(bench, network, pruned, diary)
+        monkeypatch.setattr(progress, "train", trained)
+        seen.update(model=experiment.model, before=zeros(experiment.model))
+        return finetune(experiment, network, pruned, progress)
 
-    monkeypatch.setattr(run, "finetune", watched)
+    monkeypatch.setattr(phases, "finetune", watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr(latency, "in_turns", partial(latency.in_turns, most=latency.LEAST))
     return seen

@@ -6,7 +6,7 @@ import pandas
 import pytest
 import yaml
 
-from pruner.folders import choices, conf_folder
+from pruner.compose.choices import choices, conf_folder
 
 TABLES = Path(__file__).parents[2] / "outputs/tables"
 SEARCHES = {

@@ -14,12 +14,12 @@ from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.dpp import DPP, confidence, diversity, successive_softmax
-from pruner.results.store import RunFolder
-from pruner.run import prepare
-from pruner.seeds import generator
+from pruner.run.phases import prepare
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
 
 
 def make_dpp(

@@ -15,27 +15,27 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 import pruner.data
-from pruner.bench import Bench, prepare
-from pruner.checkpoint import Checkpoint
+from pruner.compare.spread import paired
 from pruner.config import BUDGETS, Choice, Config
 from pruner.data import ImageSet
-from pruner.job import execute
 from pruner.methods.base import Setup
 from pruner.methods.dsa import DSA, draw, endless, importance, keep_probabilities
 from pruner.methods.ratios import along_budget, group_cost, nearest_within
-from pruner.results.row import LAYER_COLUMNS, read_rows
-from pruner.results.spread import paired
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.run.experiment import Experiment, prepare
+from pruner.run.job import execute
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
+from pruner.store.row import LAYER_COLUMNS, read_rows
+from pruner.training.checkpoint import Checkpoint
 from tests.tiny_network import TinyNetwork
 
 FILTERS: dict[str, Any] = {"granularity": "filter", "budget": "macs"}
 
 
-def dsa_of(bench: Bench) -> DSA:
-    method, _ = bench.method()
+def dsa_of(experiment: Experiment) -> DSA:
+    method, _ = experiment.method()
     assert isinstance(method, DSA)
     return method
 
@@ -420,7 +420,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bytes(
             assert bool((state["method"]["u"] != 0).any())
             raise Killed
 
-    monkeypatch.setattr("pruner.checkpoint.SHARE", math.inf)  # a save after each epoch, whatever it takes
+    monkeypatch.setattr("pruner.training.checkpoint.SHARE", math.inf)  # a save after each epoch, whatever it takes
     monkeypatch.setattr(Checkpoint, "save", killing)
     with pytest.raises(Killed):
         execute(config)

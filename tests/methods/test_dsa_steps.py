@@ -16,9 +16,9 @@ from pruner.data.imageset import TensorSet
 from pruner.methods.base import Setup
 from pruner.methods.dsa import DSA, keep_probabilities
 from pruner.methods.ratios import nearest_within
-from pruner.seeds import generator
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
 
 STEPS = 20
 

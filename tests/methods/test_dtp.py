@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruner.bench import Bench, prepare
 from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.dtp import DTP
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.run.experiment import Experiment, prepare
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
 
 
-def dtp_of(bench: Bench) -> DTP:
-    method, _ = bench.method()
+def dtp_of(experiment: Experiment) -> DTP:
+    method, _ = experiment.method()
     assert isinstance(method, DTP)
     return method
 

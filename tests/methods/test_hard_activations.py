@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pruner.bench import prepare
 from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.scores.grasp import gradient_flow
-from pruner.sparsity.units import make_units
+from pruner.run.experiment import prepare
+from pruner.sparsity.units.make import make_units
 from tests.methods.test_scores import flow_of, image_set, linear, score, setup_of
 
 

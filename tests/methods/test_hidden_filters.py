@@ -19,7 +19,7 @@ from pruner.methods.dsa import DSA, draw
 from pruner.methods.spartan import Spartan
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
 
 SHAPE, CLASSES = (3, 8, 8), 5
 

@@ -14,10 +14,10 @@ from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.pdp import PDP, midway, soft_around
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
 
 INF = math.inf
 

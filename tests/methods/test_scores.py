@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.bench import prepare
 from pruner.checks import ConfigError
 from pruner.config import Choice, Config
 from pruner.data.imageset import TensorSet
@@ -24,10 +23,11 @@ from pruner.methods.scores.grasp import gradient_flow
 from pruner.methods.scores.probing import balanced_sample
 from pruner.methods.scores.synflow import absolute, flow
 from pruner.models import build
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.run.experiment import prepare
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
 
 NAMES = ["fpgm", "grasp", "l1", "snip", "synflow"]
 REFUSED = ("fpgm", "weight")

@@ -16,12 +16,12 @@ from pruner.config import Config
 from pruner.methods.base import Setup
 from pruner.methods.schedules import fall, reheated
 from pruner.methods.smart import Smart
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
 
 SCHEDULES = ["exponential", "linear", "cosine", "reheating"]
 

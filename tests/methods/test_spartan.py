@@ -15,12 +15,12 @@ from pruner.config import Block, Config
 from pruner.methods.base import Setup
 from pruner.methods.schedules import linear
 from pruner.methods.spartan import Spartan, deviation, in_live_outputs
-from pruner.results.store import RunFolder
-from pruner.seeds import generator
+from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
+from pruner.store.folders import RunFolder
 
 
 def weights(*values: float, sparsity: float = 0.5, steps: int = 10) -> tuple[nn.Linear, Setup]:

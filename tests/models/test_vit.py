@@ -11,7 +11,7 @@ import torch
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
-from pruner.sparsity.layers import count_macs
+from pruner.sparsity.units.layers import count_macs
 
 TINY = {"patch": 4, "dim": 8, "depth": 2, "heads": 2, "mlp": 12}
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pruner.checks import ConfigError
-from pruner.removal import cut, first, widths_of, without
 from pruner.sparsity.counts import count
-from pruner.sparsity.layers import count_macs
-from pruner.sparsity.units import Units
+from pruner.sparsity.surgery import cut, first, widths_of, without
+from pruner.sparsity.units.layers import count_macs
+from pruner.sparsity.units.make import Units
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruner.checks import ConfigError
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.scopes import _best
-from pruner.sparsity.units import Units, make_units
+from pruner.sparsity.units.make import Units, make_units
 
 SHAPE = (2, 8, 8)
 SPARSITIES = st.integers(0, 98).map(lambda percent: percent / 100)

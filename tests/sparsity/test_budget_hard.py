@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.sparsity import hard, passes, soft
 from pruner.sparsity.budget import Cost, hard_mask, soft_mask, total_cost
+from pruner.sparsity.projection import chunked, hard, soft
 
 MANY = 2_000_000
 STRIDES = (MANY // hard._SAMPLE, max(soft._STRIDE, MANY // soft._SAMPLE))  # of what the first guesses look at
@@ -158,9 +158,9 @@ def test_sums_of_pieces_keep_to_the_bound_that_they_state(n: int, kind: str) -> 
         "random": lambda: torch.rand(n, generator=torch.Generator().manual_seed(0)),
     }[kind]()
     total = float(values.double().sum())
-    assert float(passes.exact_sum(values)) == pytest.approx(total, rel=1e-14)
-    assert float(passes.close_sum(values)) == pytest.approx(total, rel=4e-7)
-    assert float(passes.close_sum(values.double())) == pytest.approx(total, rel=1e-14)
+    assert float(chunked.exact_sum(values)) == pytest.approx(total, rel=1e-14)
+    assert float(chunked.close_sum(values)) == pytest.approx(total, rel=4e-7)
+    assert float(chunked.close_sum(values.double())) == pytest.approx(total, rel=1e-14)
 
 
 @pytest.mark.parametrize("n", [1, 70_000, 300_001])
@@ -179,7 +179,7 @@ def test_pieces_give_what_whole_tensors_give(n: int, monkeypatch: pytest.MonkeyP
         return [mask.detach(), gradient, hard_mask(scores, budget, cost)]
 
     in_pieces = [all_of(None), all_of(prices)]
-    monkeypatch.setattr(passes, "_PIECE", n)
+    monkeypatch.setattr(chunked, "_PIECE", n)
     torch.testing.assert_close(in_pieces, [all_of(None), all_of(prices)], rtol=1e-9, atol=1e-12)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.sparsity.channels import Channels
-from pruner.sparsity.units import Units, make_units
+from pruner.sparsity.units.channels import Channels
+from pruner.sparsity.units.make import Units, make_units
 
 AssertSilent = Callable[[nn.Module, tuple[int, ...], Units, Tensor], None]
 

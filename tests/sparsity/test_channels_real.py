@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
-from pruner.sparsity.channels import Channels
-from pruner.sparsity.layers import find_layers
-from pruner.sparsity.units import FilterUnits, Units, make_units
+from pruner.sparsity.units.channels import Channels
+from pruner.sparsity.units.layers import find_layers
+from pruner.sparsity.units.make import FilterUnits, Units, make_units
 
 AssertSilent = Callable[[nn.Module, tuple[int, ...], Units, Tensor], None]
 

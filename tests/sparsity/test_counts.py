@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pruner.sparsity.counts import count, revived
-from pruner.sparsity.units import make_units
+from pruner.sparsity.units.make import make_units
 
 SHAPE = (2, 4, 4)
 

@@ -14,10 +14,10 @@ from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
 from pruner.sparsity.allocation import Allocation
-from pruner.sparsity.heads import HeadUnits
-from pruner.sparsity.layers import count_macs, find_layers
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.tiles import WeightUnits
+from pruner.sparsity.units.heads import HeadUnits
+from pruner.sparsity.units.layers import count_macs, find_layers
+from pruner.sparsity.units.tiles import WeightUnits
 
 SHAPE = (2, 8, 8)
 TOKENS = 5  # four patches and the class token

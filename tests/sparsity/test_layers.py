@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruner.checks import ConfigError
-from pruner.sparsity.layers import Layer, count_macs, find_layers
+from pruner.sparsity.units.layers import Layer, count_macs, find_layers
 
 
 class OnTokens(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pruner.sparsity.counts import revived
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import Units, make_units
+from pruner.sparsity.units.make import Units, make_units
 
 SHAPE = (3, 8, 8)
 GRANULARITIES = pytest.mark.parametrize("granularity", ["weight", "filter"])

@@ -11,9 +11,9 @@ from pruner.checks import ConfigError
 from pruner.config import Block
 from pruner.sparsity.budget import total_cost
 from pruner.sparsity.counts import count
-from pruner.sparsity.layers import find_layers
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units import Units, make_units
+from pruner.sparsity.units.layers import find_layers
+from pruner.sparsity.units.make import Units, make_units
 
 SHAPE = (3, 8, 8)
 GROUPS = ("stem", "up", "mid", "grouped")  # layers that make units; `mid` and `grouped` make two channels for each

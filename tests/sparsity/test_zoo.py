@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pruner.checks import ConfigError
 from pruner.models import build
-from pruner.models.intake import accept
-from pruner.sparsity.units import Units, make_units
+from pruner.sparsity.intake import accept
+from pruner.sparsity.units.make import Units, make_units
 from tests.zoo import NETWORKS, QUICK, choice, marked
 
 

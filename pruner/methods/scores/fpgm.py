@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pruner.checks import require
 from pruner.methods.base import Setup
-from pruner.sparsity.filters import FilterUnits
+from pruner.sparsity.units.filters import FilterUnits
 
 
 class FPGM:

@@ -27,12 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.checks import ConfigError, require
+from pruner.checks import ConfigError, one_line, require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import Instead, balanced_sample, given, probing
-from pruner.results.row import one_line
-from pruner.sparsity.calling import call_with
-from pruner.sparsity.units import Units
+from pruner.sparsity.units.calling import call_with
+from pruner.sparsity.units.make import Units
 
 TWICE = ("derivative for", "differentiate twice", "double backward")  # in what torch's errors say of operations
 

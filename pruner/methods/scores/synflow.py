@@ -34,8 +34,8 @@ from torch.nn import functional as F
 from pruner.checks import require
 from pruner.methods.base import Setup
 from pruner.methods.scores.probing import Instead, given, probing
-from pruner.sparsity.calling import call_with
-from pruner.sparsity.units import Units
+from pruner.sparsity.units.calling import call_with
+from pruner.sparsity.units.make import Units
 
 log = logging.getLogger(__name__)
 

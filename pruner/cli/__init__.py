@@ -1,0 +1,1 @@
+"""The command `pruner` and its help."""

@@ -1,0 +1,1 @@
+"""Rows of many runs as tables, pictures and a page. Nothing here imports torch."""

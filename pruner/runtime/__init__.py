@@ -1,0 +1,1 @@
+"""What every process has: its peers, signals, streams, device and seeds."""

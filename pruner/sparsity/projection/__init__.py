@@ -1,0 +1,1 @@
+"""Scores onto a budget, softly and hard."""

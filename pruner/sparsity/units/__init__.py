@@ -1,0 +1,1 @@
+"""What a mask can keep or drop: weights, tiles, filters and heads, found by tracing the network."""

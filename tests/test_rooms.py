@@ -1,0 +1,25 @@
+"""The rooms of the code: which there are, how large their files are, and that arrows between them go one way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from importlinter.cli import lint_imports
+
+import pruner
+
+ROOT = Path(pruner.__file__).parent
+AT_THE_TOP = {"__init__", "__main__", "pruning", "config", "checks", "options", "quantize"}
+
+
+def test_arrows_go_down_and_in_no_circle() -> None:
+    assert lint_imports(config_filename=str(ROOT.parent / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_what_is_of_no_room_is_used_by_many() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == AT_THE_TOP
+
+
+def test_files_are_short() -> None:
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in ROOT.rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count > 300} == {}

@@ -55,8 +55,8 @@ def test_every_seed_holds_out_other_images(tiny_config: Callable[..., Config]) -
     held_out, seeds = [], []
     for seed in (0, 0, 1):
         setup = prepare(tiny_config("dsa", seed=seed)).method()[0].setup
-        assert isinstance(setup.held_out, TensorSet) and setup.held_out.chosen is not None
-        held_out.append(setup.held_out.chosen.tolist())
+        assert isinstance(setup.examples, TensorSet) and setup.examples.chosen is not None
+        held_out.append(setup.examples.chosen.tolist())
         seeds.append(setup.generator.initial_seed())
     assert held_out[0] == held_out[1] != held_out[2]
     assert seeds[0] == seeds[1] != seeds[2]

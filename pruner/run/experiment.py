@@ -78,8 +78,8 @@ class Experiment:
         setup = Setup(self.model, self.allocation, steps, generator(config.seed, "method"))
         setup = replace(
             setup,
-            images=images,
-            held_out=held_out,
+            examples=images if held_out is None else held_out,
+            shape=self.data.shape,
             batch_size=config.recipe.batch_size,
             precision=config.recipe.precision,
             bits=config.quantization.bits,

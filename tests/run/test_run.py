@@ -145,8 +145,8 @@ class Watcher(OneShot):
     held_out = 0.2
     setups: list[Setup]  # set by the test
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: Setup, options: Any = None) -> None:
+        super().__init__(setup, options)
         self.setups.append(setup)
 
 
@@ -166,7 +166,7 @@ def test_held_out_images_are_kept_from_the_weights(
     config = tiny_config("watcher", name=f"{__name__}:Watcher", recipe={"batch_size": 16, "prune_epochs": 1})
     finish(config)
 
-    held_out = Watcher.setups[-1].held_out
+    held_out = Watcher.setups[-1].examples
     assert isinstance(held_out, TensorSet) and len(held_out) == 19  # a fifth of 96
     dense, _, prune, finetune = trained
     assert (len(dense), len(prune), len(finetune)) == (96, 77, 96)
@@ -238,7 +238,7 @@ def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Calla
     experiment = prepare(tiny_config())
     method, images = experiment.method()
     assert isinstance(method, Method)
-    assert method.setup.held_out is None and images is experiment.data.train
+    assert method.setup.examples is None and images is experiment.data.train
 
 
 def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from pruner.checks import ConfigError
 from pruner.cli.main import _answer
 from pruner.config import Config, from_dict
 from pruner.methods.one_shot import OneShot
+from pruner.methods.options import OneShotOptions
 from pruner.run.job import execute
 from pruner.runtime import distributed
 from pruner.runtime.device import pick_device
@@ -99,20 +100,24 @@ def test_two_processes_give_what_one_gives(
     assert said.count("finetune 1/1") == len(cases)  # one of the two speaks
 
 
+@dataclass(frozen=True)
+class How(OneShotOptions):
+    how: str = ""
+
+
 class Fails(OneShot):
     """Goes wrong in its second step."""
 
-    def __init__(self, setup: Any, how: str = "") -> None:
-        super().__init__(setup)
-        self.how = how
+    Options = How
+    options: How
 
     def mask(self, step: int) -> Tensor:
         second = os.environ.get("RANK") == "1"
-        if step == 1 and self.how == "infinite":
+        if step == 1 and self.options.how == "infinite":
             return self.fixed * (torch.inf if second else 1)
-        if step == 1 and self.how == "apart":
+        if step == 1 and self.options.how == "apart":
             return self.fixed * (1 - second / 1024)
-        if step == 1 and self.how == "alone" and second:
+        if step == 1 and self.options.how == "alone" and second:
             raise RuntimeError("on the second process alone")
         return self.fixed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from importlinter.cli import lint_imports
 
 import pruner
@@ -12,7 +13,8 @@ ROOT = Path(pruner.__file__).parent
 AT_THE_TOP = {"__init__", "__main__", "pruning", "config", "checks", "options", "quantize"}
 
 
-def test_arrows_go_down_and_in_no_circle() -> None:
+def test_arrows_go_down_and_in_no_circle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)  # which would turn off this process's loggers
     assert lint_imports(config_filename=str(ROOT.parent / "pyproject.toml"), no_cache=True) == 0
 
 

@@ -15,6 +15,7 @@ from pruner.config import Config
 from pruner.data import ImageSet
 from pruner.data.imageset import TensorSet
 from pruner.run import experiment
+from pruner.run.dense import dense_network
 from pruner.run.experiment import prepare
 from pruner.store.folders import RunFolder
 from pruner.training.trainer import Accuracy
@@ -44,7 +45,7 @@ def test_a_dense_network_knows_nothing_of_what_will_be_done_to_it(
     networks = []
     for number, config in enumerate(configs):
         made = prepare(replace(config, output_dir=str(tmp_path / str(number))))
-        experiment.dense_network(made)
+        dense_network(made)
         networks.append(made.model.state_dict())
     for name, values in networks[0].items():
         assert all(torch.equal(other[name], values) for other in networks[1:]), name

@@ -17,7 +17,8 @@ from pruner.export.networks import load_model
 from pruner.methods.base import Method, Setup
 from pruner.methods.one_shot import OneShot
 from pruner.run import phases
-from pruner.run.experiment import Experiment, dense_network, prepare
+from pruner.run.dense import dense_network
+from pruner.run.experiment import Experiment, prepare
 from pruner.run.progress import Progress
 from pruner.run.report import warn_undecided
 from pruner.sparsity.counts import count
@@ -126,7 +127,11 @@ def test_a_runs_folder_holds_what_the_contract_says(
     row = folder.finished()
     assert row is not None
     assert (row["dense_epochs"], row["prune_epochs"], row["finetune_epochs"]) == (1, 3, 2)
-    epochs += DenseStore(Path(config.output_dir) / config.dense_id).read_epochs()
+    dense = DenseStore(Path(config.output_dir) / config.dense_id)
+    assert {path.name for path in dense.path.iterdir()} == {
+        "config.yaml", "dense.json", "epochs.csv", "model.safetensors"
+    }  # fmt: skip
+    epochs += dense.read_epochs()
     for phase in ("dense", "prune", "finetune"):
         seconds = sum(e["seconds"] for e in epochs if e["phase"] == phase)
         assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
@@ -206,12 +211,12 @@ def test_hardening_keeps_the_best_scores_and_folds_the_final_mask(
 
     monkeypatch.setattr(Experiment, "evaluate", evaluated)
     folder = RunFolder(Path(config.output_dir) / config.run_id)
-    folder.write_config(config.to_dict())
-    pruned = phases.prune(experiment, network, Progress(experiment, folder))
+    method = phases.prune(experiment, network, Progress(experiment, folder, config.to_dict()))
+    measured = phases.harden(experiment, network, method)
     soft, best = torch.linspace(0.2, 1, units.n), experiment.allocation.hard(torch.linspace(1, 0, units.n))
-    assert torch.equal(pruned.hard, best) and bool(best[: units.n // 5].all())
+    assert torch.equal(network.mask, best) and bool(best[: units.n // 5].all())
     assert torch.equal(seen[0], soft) and torch.equal(seen[1], best)
-    assert (pruned.soft_accuracy, pruned.hard_accuracy) == (1, 2)
+    assert (measured["soft_accuracy"], measured["hard_accuracy"]) == (1, 2)
     torch.testing.assert_close(units.sum_over(dict(experiment.model.named_parameters())), before * soft * best)
 
 

@@ -12,6 +12,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from pruner.checks import ConfigError, convert, hint, one_of, require
@@ -73,7 +74,8 @@ def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str
     """
     try:
         parameters = inspect.signature(factory).parameters
-        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        owner = factory if is_dataclass(factory) or not inspect.isclass(factory) else factory.__init__
+        hints = typing.get_type_hints(owner)  # of a dataclass each field in the module that declares it
     except (TypeError, ValueError, NameError) as error:  # not of Python, or annotated with what is not imported
         raise ConfigError(f"{key}={label}: its arguments cannot be told ({error})") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

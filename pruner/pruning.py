@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +16,7 @@ from pruner.checks import ConfigError, one_of, require
 from pruner.config import BUDGETS, GRANULARITIES, SCOPES, Block, Choice, Pattern
 from pruner.methods.base import Loss, Method, Setup
 from pruner.methods.examples import Examples, Shuffled
+from pruner.runtime import packed
 from pruner.runtime.seeds import generator
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.counts import count, revived
@@ -107,9 +107,8 @@ class Pruning(nn.Module):
         cls.Options.limits.check(f"method={chosen.label}", granularity, scope)
         if cls.held_out and examples is None:
             raise ConfigError(f"method={chosen.label}: looks at held-out examples; give batches of them as examples=")
-        generated = generator(seed, "method")
         parts = examples, self.shape, loss, batch_size, precision, bits
-        setup = Setup(model, self.allocation, steps, generated, *parts)
+        setup = Setup(model, self.allocation, steps, generator(seed, "method"), *parts)
         self.method = cls(setup, pruner.methods.read_options(chosen, cls))
         self._optimizer = self.method.optimizer(lr)
         self.steps, self.steps_done, self.stage = steps, 0, SOFT
@@ -144,19 +143,20 @@ class Pruning(nn.Module):
 
     def gate(self, mask: Tensor | None = None) -> None:
         """From now on forward passes apply `mask` [n], until training goes on; None: the mask of the step under way."""
-        self._expect(SOFT, "gate()")
+        self._expect_soft("gate()")
         if mask is not None:
             self.network.gate(mask)
             return
         if self.steps_done == self.steps:
             raise RuntimeError(f"all {self.steps} steps are made: call harden(), and go on training under fixed masks")
-        self.begin()
-        self.network.gate(self.method.mask(self.steps_done), self.method.visible())
+        with torch.autocast(self.units.device.type, enabled=False):  # masks have no digits to spare
+            self.begin()
+            self.network.gate(self.method.mask(self.steps_done), self.method.visible())
         self._under_way = True
 
     def begin(self) -> None:
         """Lets the method read the trained weights, if it has not: the first forward pass of training does so."""
-        if not self._begun:
+        if self.stage == SOFT and not self._begun:
             self.method.begin()
             self._begun = True
 
@@ -215,7 +215,7 @@ class Pruning(nn.Module):
 
         `early`: also before all steps are made.
         """
-        self._expect(SOFT, "harden()")
+        self._expect_soft("harden()")
         if self.steps_done < self.steps and not early:
             made = f"{self.steps_done} of {self.steps} steps are made"
             raise RuntimeError(f"harden() comes after the last step, and {made}; say harden(early=True) to stop here")
@@ -270,14 +270,11 @@ class Pruning(nn.Module):
             "generator": self.method.setup.generator.get_state(),
             "optimizer": self._optimizer.state_dict() if self._optimizer else None,
         }
-        stream = io.BytesIO()
-        torch.save(state, stream)
-        return torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
+        return packed.pack(state)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Goes on from what `get_extra_state` gave. Raises ValueError for the state of another pruning."""
-        stream = io.BytesIO(state.cpu().numpy().tobytes())
-        found = torch.load(stream, map_location=self.units.device, weights_only=True)
+        found = packed.unpack(state, self.units.device)
         if found["about"] != self._about:
             raise ValueError(f"the state is of another pruning: {found['about']}, and this one is {self._about}")
         self.steps_done, self.stage, self._begun = found["steps_done"], found["stage"], found["begun"]
@@ -295,6 +292,6 @@ class Pruning(nn.Module):
             raise RuntimeError(f"{call} before harden(): what is left is not decided; call harden() first")
         return self.hard
 
-    def _expect(self, stage: str, call: str) -> None:
-        if self.stage != stage:
+    def _expect_soft(self, call: str) -> None:
+        if self.stage != SOFT:
             raise RuntimeError(f"{call} after harden(): masks are fixed; go on training, or call finish()")

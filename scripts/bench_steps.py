@@ -33,6 +33,7 @@ from pruner.compose.choices import conf_folder
 from pruner.compose.composing import checked, composer
 from pruner.config import Config
 from pruner.export.latency import in_turns
+from pruner.pruning import Pruning
 from pruner.run.experiment import Experiment, prepare
 from pruner.sparsity.masked import MaskedModel
 from pruner.store.commit import commit_of
@@ -120,17 +121,20 @@ def measured(method: str, words: list[str], arguments: list[str], steps: int) ->
 def one_step(experiment: Experiment, phase: str) -> Callable[[], object]:
     """A call that does the next step of a phase, always on the same images."""
     if phase == "dense":
-        network, method = MaskedModel(experiment.model, experiment.allocation.units), None
+        network = MaskedModel(experiment.model, experiment.allocation.units)
     else:
-        network, (method, _) = experiment.network(), experiment.method()
-        method.begin()
-    trainer = Trainer(network, experiment.data.train, experiment.config.recipe, phase, experiment.config.seed, method)
+        network = experiment.pruning
+        network.begin()
+    trainer = Trainer(network, experiment.data.train, experiment.config.recipe, phase, experiment.config.seed)
     network.train()
     x, y = next(iter(experiment.data.train.batches(experiment.config.recipe.batch_size, seed=0)))
     steps = iter(range(10**9))
 
     def step() -> None:
-        trainer._step(next(steps), x, y)
+        number = next(steps)
+        if isinstance(network, Pruning):  # in the middle of its phase, as long as the benchmark lasts
+            network.steps_done = network.steps // 2 + number % 8
+        trainer._step(number, x, y)
         if experiment.device.type == "cuda":
             torch.cuda.synchronize()
 

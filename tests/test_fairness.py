@@ -55,7 +55,7 @@ def test_every_seed_holds_out_other_images(tiny_config: Callable[..., Config]) -
     """The same for the same seed; and what else a method draws is of the seed as well."""
     held_out, seeds = [], []
     for seed in (0, 0, 1):
-        setup = prepare(tiny_config("dsa", seed=seed)).method()[0].setup
+        setup = prepare(tiny_config("dsa", seed=seed)).pruning.method.setup
         assert isinstance(setup.examples, TensorSet) and setup.examples.chosen is not None
         held_out.append(setup.examples.chosen.tolist())
         seeds.append(setup.generator.initial_seed())

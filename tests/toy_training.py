@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruner.config import Recipe
 from pruner.methods.base import Method
+from pruner.pruning import Pruning
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units.make import make_units
 from pruner.training.trainer import Trainer
@@ -55,9 +56,13 @@ class Uneven:
         raise NotImplementedError
 
 
-def trainer_of(model: nn.Module, recipe: Recipe, method: Method | None = None) -> Trainer:
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    return Trainer(MaskedModel(model, make_units(layers, (1, 1, 1), "weight")), Uneven(), recipe, "dense", 0, method)
+def trainer_of(model: nn.Module, recipe: Recipe, method: type[Method] | None = None) -> Trainer:
+    """Of the model, or of its pruning by `method` in four steps, over the units of another network."""
+    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), (1, 1, 1), "weight")
+    network: MaskedModel | Pruning = MaskedModel(model, units)
+    if method is not None:
+        network = Pruning(model, method, example=torch.zeros(1, 1, 1, 1), steps=4, sparsity=0.0, units=units)
+    return Trainer(network, Uneven(), recipe, "dense", 0)
 
 
 def begun(method: M) -> M:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -14,59 +13,45 @@ import pruner.models
 from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.data import ImageData, ImageSet
-from pruner.methods.base import Method, Setup
+from pruner.pruning import Pruning
 from pruner.runtime.device import pick_device
 from pruner.runtime.distributed import check_batch
-from pruner.runtime.seeds import derive, generator
+from pruner.runtime.seeds import derive
 from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.intake import accept
-from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.trial import units_that_can_go
-from pruner.sparsity.units.make import Units, make_units
+from pruner.sparsity.trial import find_units
+from pruner.sparsity.units.base import Units
 from pruner.store.fingerprint import Fingerprint
 from pruner.training.trainer import Accuracy, evaluate
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every phase of a run works with. `model` starts untrained and is trained, pruned and saved in place."""
+    """What every phase of a run works with. The model starts untrained and is trained, pruned and saved in place.
+
+    `images` are those that train the weights while they are pruned: all, or without those that the method holds out.
+    """
 
     config: Config
     data: ImageData
     device: torch.device
-    model: nn.Module
-    allocation: Allocation
+    pruning: Pruning
+    images: ImageSet
     fingerprint: Fingerprint = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself."""
+        return self.pruning.model
+
+    @property
+    def allocation(self) -> Allocation:
+        """The budget over its units."""
+        return self.pruning.allocation
 
     def evaluate(self, network: nn.Module, images: ImageSet | None = None) -> Accuracy:
         """Accuracy on the test images, or others, in float32, as networks ship, whatever they were trained in."""
         return evaluate(network, images or self.data.test, max(self.config.recipe.batch_size, 500), "float32")
-
-    def network(self) -> MaskedModel:
-        """The model under masks, with its weights quantised where the config asks for it."""
-        return MaskedModel(self.model, self.allocation.units, self.config.quantization.bits, self.config.compile)
-
-    def method(self) -> tuple[Method, ImageSet]:
-        """The run's method, set up from the model as it is now, and the images left for training the weights."""
-        config, images = self.config, self.data.train
-        cls = pruner.methods.find(config.method)
-        held_out = None
-        if cls.held_out:
-            try:
-                images, held_out = images.split(cls.held_out, derive(config.seed, "held-out"))
-            except ValueError as error:
-                raise ConfigError(f"method={config.method.label}: needs held-out images: {error}") from error
-        steps = images.steps(config.recipe.batch_size) * config.recipe.prune_epochs
-        setup = Setup(self.model, self.allocation, steps, generator(config.seed, "method"))
-        setup = replace(
-            setup,
-            examples=images if held_out is None else held_out,
-            shape=self.data.shape,
-            batch_size=config.recipe.batch_size,
-            precision=config.recipe.precision,
-            bits=config.quantization.bits,
-        )
-        return pruner.methods.create(config.method, setup), images
 
 
 def prepare(config: Config, data: ImageData | None = None) -> Experiment:
@@ -80,20 +65,38 @@ def prepare(config: Config, data: ImageData | None = None) -> Experiment:
     model = pruner.models.build(config.model, data.shape, data.classes)
     model.to(device)
     accept(model, data.shape, data.classes)
-    kind = config.granularity, config.budget.exclude, config.block, config.nm
-
-    def units_of(constant: Container[int]) -> Units:
-        return make_units(model, data.shape, *kind, constant)
-
-    units = units_that_can_go(units_of, model, data.shape)
+    units = find_units(model, data.shape, config.granularity, config.budget.exclude, config.block, config.nm)
     return budgeted(config, data, device, model, units)
 
 
 def budgeted(config: Config, data: ImageData, device: torch.device, model: nn.Module, units: Units) -> Experiment:
     """What a run works with whose network has these units, with its budget and its method. Raises ConfigError."""
-    budget = config.budget
-    allocation = Allocation(units, budget.name, config.scope, config.sparsity, budget.min_units, config.ratios)
-    experiment = Experiment(config, data, device, model, allocation)
-    _, images = experiment.method()  # a rehearsal: wrong options are refused now, not after the dense phase
-    check_batch(config.recipe.batch_size, len(images))
-    return experiment
+    recipe, images = config.recipe, data.train
+    examples = images
+    if share := pruner.methods.find(config.method).held_out:
+        try:
+            images, examples = images.split(share, derive(config.seed, "held-out"))
+        except ValueError as error:
+            raise ConfigError(f"method={config.method.label}: needs held-out images: {error}") from error
+    check_batch(recipe.batch_size, len(images))
+    pruning = Pruning(
+        model,
+        config.method,
+        example=torch.zeros(1, *data.shape),
+        steps=images.steps(recipe.batch_size) * recipe.prune_epochs,
+        sparsity=config.sparsity,
+        granularity=config.granularity,
+        scope=config.scope,
+        budget=config.budget.name,
+        examples=examples,
+        lr=recipe.prune_lr,
+        seed=config.seed,
+        min_units=config.budget.min_units,
+        ratios=config.ratios,
+        bits=config.quantization.bits,
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        compiled=config.compile,
+        units=units,
+    )
+    return Experiment(config, data, device, pruning, images)

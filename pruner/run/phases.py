@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +11,6 @@ from torch import Tensor
 from pruner.checks import ConfigError
 from pruner.export.latency import latencies
 from pruner.export.networks import save_model
-from pruner.methods.base import Method
 from pruner.models.ties import ties_of
 from pruner.models.versions import versions_of
 from pruner.run.dense import dense_network
@@ -23,16 +20,13 @@ from pruner.run.report import description, identity_columns, seconds, warn_undec
 from pruner.run.threads import threads_restored
 from pruner.runtime.device import device_name
 from pruner.runtime.distributed import of_first, part
-from pruner.sparsity.counts import count, revived
-from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.size import network_bytes
 from pruner.sparsity.surgery import without
 from pruner.sparsity.trial import say_what_stays
 from pruner.store import fingerprint
 from pruner.store.commit import commit_of
 from pruner.store.folders import RunFolder
 from pruner.store.row import Row
-from pruner.training.trainer import Accuracy, Epoch, Trainer, TrainingError, accuracy_over
+from pruner.training.trainer import Accuracy, Epoch, Trainer, accuracy_over
 
 __all__ = ["Experiment", "prepare", "run"]
 
@@ -52,110 +46,68 @@ def run(experiment: Experiment, folder: RunFolder) -> Row:
     progress = Progress(experiment, folder, experiment.config.to_dict())
     say_what_stays(experiment.model, experiment.allocation.units)  # here, where run.log hears it too
     dense = dense_network(experiment)
-    network = experiment.network()
     if progress.phase != "finetune":
-        method = prune(experiment, network, progress)
-        progress.measured = harden(experiment, network, method)
-    finetune(experiment, network, progress)
-    final = experiment.evaluate(experiment.model)  # the plain model as it is saved
-    row = evaluated(experiment, network.mask, progress.measured, final, folder)
+        prune(experiment, progress)
+        progress.measured = harden(experiment)
+    finetune(experiment, progress)
+    final = experiment.evaluate(experiment.pruning.finish())  # the plain model as it is saved
+    row = evaluated(experiment, progress.measured, final, folder)
     row |= {**timing(progress.tables["epochs"], dense), **made_with(progress.checkpoint.versions)}
     folder.write_result(row)
     folder.tidy(done=True)
     return row
 
 
-class Drawing:
-    """A method with the random numbers that it draws, as checkpoints have them."""
-
-    def __init__(self, method: Method):
-        self.method, self.generator = method, method.setup.generator
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"method": self.method.state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.method.load_state_dict(state["method"])
-        self.generator.set_state(state["generator"])
-
-
-class Fixed:
-    """The hard mask of a network, as checkpoints have it."""
-
-    def __init__(self, network: MaskedModel):
-        self.network = network
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"hard": self.network.mask}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.fix(state["hard"].to(next(self.network.parameters()).device))
-
-
-def prune(experiment: Experiment, network: MaskedModel, progress: Progress) -> Method:
-    """Trains weights and soft masks together while the method drives the masks to the budget; gives the method."""
-    method, images = experiment.method()
-    trainer = Trainer(network, images, experiment.config.recipe, "prune", experiment.config.seed, method)
-    if progress.phase != "prune":
-        method.begin()
+def prune(experiment: Experiment, progress: Progress) -> None:
+    """Trains weights and soft masks together while the method drives the masks to the budget."""
+    pruning, config = experiment.pruning, experiment.config
 
     def watch(numbers: Epoch) -> Epoch:
-        groups = zip(experiment.allocation.units.groups, method.keep_ratios().tolist(), strict=True)
-        progress.tables["ratios"].extend(
-            {"epoch": numbers["epoch"], "group": group.name, "keep": ratio} for group, ratio in groups
-        )
-        progress.tables["masks"].extend({"epoch": numbers["epoch"], **bar} for bar in histogram(network.mask))
-        return {**numbers, "gap": gap(experiment, network, method)}
+        epoch = {"epoch": numbers["epoch"]}
+        groups = zip(pruning.units.groups, pruning.method.keep_ratios().tolist(), strict=True)
+        progress.tables["ratios"].extend({**epoch, "group": group.name, "keep": ratio} for group, ratio in groups)
+        progress.tables["masks"].extend({**epoch, **bar} for bar in histogram(pruning.mask))
+        return {**numbers, "gap": gap(experiment)}
 
-    progress.train(trainer, Drawing(method), watch)
-    return method
+    progress.train(Trainer(pruning, experiment.images, config.recipe, "prune", config.seed), watch)
 
 
-def harden(experiment: Experiment, network: MaskedModel, method: Method) -> dict[str, Any]:
-    """Exact 0/1 masks that meet the budget; nothing is trained. Gives what was measured before it and after."""
-    soft = method.final_mask().detach()
-    network.gate(soft)
-    soft_accuracy = experiment.evaluate(network).top1
-    hard = experiment.allocation.hard(method.scores())
+def harden(experiment: Experiment) -> dict[str, float]:
+    """Exact 0/1 masks that meet the budget; nothing is trained. Gives the accuracy before and after it."""
+    pruning = experiment.pruning
+    pruning.begin()  # for a phase of no steps
+    soft = pruning.method.final_mask().detach()
+    pruning.gate(soft)
+    soft_accuracy = experiment.evaluate(pruning).top1
+    hard = pruning.harden()
     warn_undecided(soft, hard, experiment.config.recipe.finetune_epochs > 0)
-    network.harden(hard, soft)
-    hard_accuracy = experiment.evaluate(network).top1
-    return {"soft_accuracy": soft_accuracy, "hard_accuracy": hard_accuracy, "layers": method.measures()}
+    return {"soft_accuracy": soft_accuracy, "hard_accuracy": experiment.evaluate(pruning).top1}
 
 
-def finetune(experiment: Experiment, network: MaskedModel, progress: Progress) -> None:
-    """Trains the weights that are left, under the fixed masks. Raises TrainingError if a pruned weight comes back."""
-    trainer = Trainer(network, experiment.data.train, experiment.config.recipe, "finetune", experiment.config.seed)
-    progress.train(trainer, Fixed(network))
-    network.bake()
-    if leaks := revived(experiment.model, experiment.allocation.units, network.mask):
-        raise TrainingError(f"pruned weights came back to life in {', '.join(leaks)}")
+def finetune(experiment: Experiment, progress: Progress) -> None:
+    """Trains the weights that are left, under the fixed masks."""
+    recipe, seed = experiment.config.recipe, experiment.config.seed
+    progress.train(Trainer(experiment.pruning, experiment.data.train, recipe, "finetune", seed))
 
 
 @of_first
-def evaluated(
-    experiment: Experiment, hard: Tensor, measured: dict[str, Any], final: Accuracy, folder: RunFolder
-) -> Row:
-    """Counts what the mask `hard` [n] leaves of the model, whose accuracy is `final`, and writes its files; gives their
-    columns."""
-    config, model, units = experiment.config, experiment.model, experiment.allocation.units
+def evaluated(experiment: Experiment, measured: dict[str, float], final: Accuracy, folder: RunFolder) -> Row:
+    """Counts what is left of the model, whose accuracy is `final`, and writes its files; gives their columns."""
+    config, pruning, model = experiment.config, experiment.pruning, experiment.model
+    hard = pruning.hard
+    assert hard is not None
     folder.check()
-    counts, layers = count(model, experiment.data.shape, units, hard)
-    folder.write_layers(
-        {**row, "granularity": config.granularity, **measured["layers"].get(row["layer"], {})} for row in layers
-    )
+    folder.write_layers({**row, "granularity": config.granularity} for row in pruning.layers())
     modules = {"versions": versions_of(model), "ties": ties_of(model)}
-    save_model(folder.path, model.state_dict(), {**description(config, experiment.data, units, hard), **modules})
+    about = description(config, experiment.data, pruning.units, hard)
+    save_model(folder.path, model.state_dict(), {**about, **modules})
     return {
         **identity_columns(config),
         "status": "done",
-        "achieved_sparsity": 1 - experiment.allocation.cost_of(hard) / experiment.allocation.total,
-        **asdict(counts),
-        "soft_accuracy": measured["soft_accuracy"],
-        "hard_accuracy": measured["hard_accuracy"],
+        **pruning.report(),
+        **measured,
         "accuracy": final.top1,
         "accuracy_top5": final.top5 if experiment.data.classes > 5 else None,
-        "size_bytes": network_bytes(model, units, hard, config.quantization.bits),
         **speed(experiment, hard),
         "device": device_name(experiment.device),
         "threads": torch.get_num_threads(),
@@ -198,15 +150,16 @@ def made_with(versions: dict[str, str]) -> Row:
     return {f"{name}_version": version for name, version in versions.items()}
 
 
-def gap(experiment: Experiment, network: MaskedModel, method: Method) -> float:
+def gap(experiment: Experiment) -> float:
     """What hardening would cost now: the accuracy under the last step's mask less that after hardening, in points.
 
     Measured on the same few training images every time.
     """
-    hardened = experiment.allocation.hard(method.scores()) * method.final_mask().detach()
+    pruning = experiment.pruning
+    hardened = pruning.allocation.hard(pruning.method.scores()) * pruning.method.final_mask().detach()
     accuracies = []
-    for mask in (network.mask, hardened):
-        network.gate(mask)
+    for mask in (pruning.mask, hardened):
+        pruning.gate(mask)
         batches = islice(experiment.data.train.batches(500, seed=0, part=part()), GAP_BATCHES)
-        accuracies.append(accuracy_over(network, batches, experiment.config.recipe.precision).top1)
+        accuracies.append(accuracy_over(pruning, batches, experiment.config.recipe.precision).top1)
     return accuracies[0] - accuracies[1]

@@ -4,7 +4,7 @@ on from."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from pruner.run.experiment import Experiment
 from pruner.run.report import report
@@ -12,14 +12,6 @@ from pruner.run.threads import settle_threads
 from pruner.store.folders import Folder
 from pruner.training.checkpoint import Checkpoint, Saver
 from pruner.training.trainer import Epoch, Trainer
-
-
-class Stateful(Protocol):
-    """What a phase trains or needs beside the network."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 class Progress:
@@ -48,16 +40,15 @@ class Progress:
     def train(
         self,
         trainer: Trainer,
-        beside: Stateful | None = None,
         watch: Callable[[Epoch], Epoch] = lambda numbers: numbers,
     ) -> None:
-        """Trains what is left of a phase, and keeps everything, also what is trained `beside` the network.
+        """Trains what is left of a phase, and keeps everything.
 
         `watch` gets the numbers of each epoch before they are written, and gives them back with its own. Raises
         ConfigError where the state that it goes on from does not fit.
         """
         if self.phase == trainer.name:
-            self._go_on(trainer, beside)
+            self._go_on(trainer)
 
         def finished(numbers: Epoch) -> None:
             self.folder.check()
@@ -69,18 +60,15 @@ class Progress:
                 "phase": trainer.name,
                 "tables": self.tables,
                 "measured": self.measured,
-                "model": self.experiment.model.state_dict(),
+                "network": trainer.network.state_dict(),
                 "trainer": trainer.state_dict(),
-                "beside": {} if beside is None else beside.state_dict(),
             }
 
         trainer.run(finished, Saver(self.checkpoint, state, self.experiment.config.checkpoint_minutes))
 
-    def _go_on(self, trainer: Trainer, beside: Stateful | None) -> None:
+    def _go_on(self, trainer: Trainer) -> None:
         state, self._state = self._state, {}  # which takes as much memory as what it is of
         with self.checkpoint.put_in_place():
             self.tables, self.measured = state["tables"], state["measured"]
-            self.experiment.model.load_state_dict(state["model"])
+            trainer.network.load_state_dict(state["network"])
             trainer.load_state_dict(state["trainer"])
-            if beside is not None:
-                beside.load_state_dict(state["beside"])

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pruner.config import Recipe
 from pruner.data import ImageSet
-from pruner.methods.base import Method
+from pruner.pruning import SOFT, Pruning
 from pruner.runtime import distributed
 from pruner.runtime.device import autocast
 from pruner.runtime.seeds import derive
@@ -51,20 +51,17 @@ class Trainer:
 
     def __init__(
         self,
-        network: MaskedModel,
+        network: MaskedModel | Pruning,
         images: ImageSet,
         recipe: Recipe,
         phase: str,
         seed: int,
-        method: Method | None = None,
     ):
-        self.network, self.images, self.recipe, self.method = network, images, recipe, method
+        self.network, self.images, self.recipe = network, images, recipe
+        self.pruning = network if isinstance(network, Pruning) else None
         self.name, self.settings, self.seed = phase, recipe.phase(phase), seed
         self.device = next(network.parameters()).device
-        self.optimizers = [make_optimizer(network, recipe, self.settings.lr)]
-        own = method.optimizer(self.settings.lr) if method else None
-        if own is not None:
-            self.optimizers.append(own)
+        self.optimizer = make_optimizer(network.model, recipe, self.settings.lr)
         self.steps = images.steps(recipe.batch_size)
         self.epoch = 0  # epochs done
         # Of the epoch under way: steps done; loss, correct and examples summed over them, and how many of them, from
@@ -80,6 +77,8 @@ class Trainer:
         Raises TrainingError when the loss or a weight is no longer finite, or when processes have come apart; such a
         state is not saved.
         """
+        if self.pruning:
+            self.pruning.begin()  # which may look at examples: apart from the forward passes that processes share
         with Signals() as signals:
             while self.epoch < self.settings.epochs:
                 self._train_epoch(lambda: self._pause(saver, signals, within=True))
@@ -102,7 +101,7 @@ class Trainer:
             "seconds": self.seconds,
             "totals": self.totals,
             "generators": generators,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -110,8 +109,7 @@ class Trainer:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.totals.copy_(state["totals"])
         self._generators = state["generators"]
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def _train_epoch(self, between: Callable[[], None]) -> None:
         """Trains the steps that are left of this epoch; calls `between` between two steps."""
@@ -161,13 +159,13 @@ class Trainer:
         for name, values in self.network.model.state_dict().items():
             if not bool(values.isfinite().all()):
                 raise TrainingError(f"{name} is no longer finite {self._where(self.step)}")
-        for name, values in self.method.named_parameters() if self.method else ():
+        for name, values in self.pruning.method.named_parameters() if self.pruning else ():
             if bool(values.isnan().any()):
                 raise TrainingError(f"the method's {name} is no longer a number {self._where(self.step)}")
 
     def _check_agreement(self) -> None:
         """Raises TrainingError where processes have other masks or weights than others, if only by a bit."""
-        method = self.method.state_dict() if self.method else {}
+        method = self.pruning.method.state_dict() if self.pruning else {}
         states = {"masks": {"": self.network.mask}, "weights": self.network.model.state_dict(), "methods": method}
         for name, state in states.items():
             if not distributed.agree(state.values()):
@@ -183,33 +181,27 @@ class Trainer:
             "phase": self.name,
             "epoch": self.epoch + 1,
             "seconds": self.seconds,
-            "lr": self.optimizers[0].param_groups[0]["lr"],
+            "lr": self.optimizer.param_groups[0]["lr"],
             "loss": loss / count,
             "train_accuracy": 100 * correct / count,
-            **(mask_numbers(self.network.mask, self.method) if self.method else {}),
+            **(mask_numbers(self.pruning) if self.pruning and self.pruning.stage == SOFT else {}),
         }
 
     def _step(self, step: int, x: Tensor, y: Tensor) -> Tensor:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()  # before the forward pass, at whose end memory is fullest
+        self.optimizer.zero_grad()  # before the forward pass, at whose end memory is fullest
         lr = learning_rate(self.settings, step / (self.steps * self.settings.epochs))
-        for group in self.optimizers[0].param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if self.method:
-            self.network.gate(self.method.mask(step), self.method.visible())
-            if self.method.resets_momentum(step):
-                self.optimizers[0].state.clear()
         with autocast(self.device, self.recipe.precision), sync_batchnorm.over_all_processes():
             logits = self.network(x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
-        total = loss + self.method.penalty() if self.method else loss
+        total = loss + self.pruning.penalty() if self.pruning else loss
         total.backward()
-        trained = [*self.network.parameters(), *(self.method.parameters() if self.method else ())]
-        distributed.average([values.grad for values in trained if values.grad is not None])
-        for optimizer in self.optimizers:
-            optimizer.step()
-        if self.method:
-            self.method.update(step)
+        distributed.average([values.grad for values in self.network.parameters() if values.grad is not None])
+        if self.pruning:
+            self.pruning.step(self.optimizer)
+        else:
+            self.optimizer.step()
         correct = (logits.detach().argmax(1) == y).sum()
         return torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
 
@@ -220,13 +212,11 @@ class Trainer:
         return tqdm(batches, initial=self.step, total=self.steps, desc=title, leave=False, disable=hidden)
 
 
-def mask_numbers(mask: Tensor, method: Method) -> dict[str, float]:
-    """The share of cost that a mask [n] removes, and the share of units between 0.05 and 0.95."""
+def mask_numbers(pruning: Pruning) -> dict[str, float]:
+    """The share of cost that the mask of the latest step removes, and the share of units between 0.05 and 0.95."""
+    mask, allocation = pruning.mask, pruning.allocation
     undecided = ((mask > 0.05) & (mask < 0.95)).double().mean()
-    return {
-        "sparsity": 1 - method.allocation.cost_of(mask) / method.allocation.total,
-        "undecided": float(undecided),
-    }
+    return {"sparsity": 1 - allocation.cost_of(mask) / allocation.total, "undecided": float(undecided)}
 
 
 def evaluate(network: nn.Module, images: ImageSet, batch_size: int, precision: str) -> Accuracy:

@@ -180,9 +180,8 @@ def test_momentum_and_weights_in_training(optimizer: str, tiny_config: Callable[
     """
     recipe = {"prune_epochs": 7, "optimizer": optimizer, "prune_lr": 0.01, "weight_decay": 0.0}
     experiment = prepare(tiny_config("acdc", recipe=recipe))
-    method, images = experiment.method()
-    network = MaskedModel(experiment.model, experiment.allocation.units)
-    trainer = Trainer(network, images, experiment.config.recipe, "prune", 0, method)
+    method, images = experiment.pruning.method, experiment.images
+    trainer = Trainer(experiment.pruning, images, experiment.config.recipe, "prune", 0)
     x, y = next(iter(images.batches(32)))
     for step in range(4):
         trainer._step(step, x, y)
@@ -194,7 +193,7 @@ def test_momentum_and_weights_in_training(optimizer: str, tiny_config: Callable[
     assert bool(hidden.any())
     assert bool((weight[hidden] != 0).any())  # hidden, not yet zero
     trainer._step(4, x, y)
-    state = trainer.optimizers[0].state[weight]
+    state = trainer.optimizer.state[weight]
     if optimizer == "adam":
         assert state["step"] == 1
         assert float(weight.detach()[hidden].abs().max()) <= 0.0101  # one step of Adam from zero

@@ -22,7 +22,6 @@ from pruner.export.networks import load_model
 from pruner.run import phases
 from pruner.run.experiment import Experiment
 from pruner.run.progress import Progress
-from pruner.sparsity.masked import MaskedModel
 from pruner.store.folders import RunFolder
 from pruner.store.row import LAYER_COLUMNS, Row, read_rows
 from pruner.training.trainer import evaluate
@@ -77,16 +76,16 @@ def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> 
     def zeros(model: nn.Module) -> dict[str, Tensor]:
         return {name: parameter == 0 for name, parameter in model.named_parameters()}
 
-    def watched(experiment: Experiment, network: MaskedModel, progress: Progress) -> None:
+    def watched(experiment: Experiment, progress: Progress) -> None:
         train = progress.train
 
         def trained(*arguments: Any) -> None:  # the weights are as training left them underneath the masks
             train(*arguments)
-            seen.update(after=zeros(experiment.model), masked=logits(network, test_images))
+            seen.update(after=zeros(experiment.model), masked=logits(experiment.pruning, test_images))
 
         monkeypatch.setattr(progress, "train", trained)
         seen.update(model=experiment.model, before=zeros(experiment.model))
-        finetune(experiment, network, progress)
+        finetune(experiment, progress)
 
     monkeypatch.setattr(phases, "finetune", watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)

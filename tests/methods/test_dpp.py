@@ -122,7 +122,7 @@ def test_masks_are_hard_and_keep_exactly_k(scope: str, softmaxes: int) -> None:
 def test_the_gradient_is_that_of_s_at_this_step(tiny_config: Callable[..., Config]) -> None:
     """Backward the mask is S of the draw at the step's temperature; in rows that keep more, the soft mask's."""
     options = {"sigma": 0.0, "sigma_end": 0.0, "ramp": 0.0, "softmaxes": 8}
-    method, _ = prepare(tiny_config("dpp", scope="row", sparsity=0.8, options=options)).method()
+    method = prepare(tiny_config("dpp", scope="row", sparsity=0.8, options=options)).pruning.method
     assert isinstance(method, DPP) and method.setup.steps == 6
     weight = torch.randn(method.setup.units.n, generator=torch.Generator().manual_seed(1))
     (method.mask(2) * weight).sum().backward()
@@ -267,8 +267,8 @@ def test_penalty_by_hand() -> None:
 def test_the_entropy_does_not_swamp_the_loss(scope: str, tiny_config: Callable[..., Config]) -> None:
     """The sum over rows grows with the network: on a full ResNet-20 it stays below a twentieth of a fresh loss."""
     config = tiny_config("dpp", scope=scope, model={"label": "resnet20", "name": "resnet20", "options": {}})
-    method, _ = prepare(config).method()
-    penalty = method.penalty()
+    method = prepare(config).pruning.method
+    penalty = begun(method).penalty()
     assert isinstance(penalty, Tensor)
     assert 0 < float(penalty.detach()) < math.log(6) / 20
 

@@ -37,7 +37,7 @@ FILTERS: dict[str, Any] = {"granularity": "filter", "budget": "macs"}
 
 
 def dsa_of(experiment: Experiment) -> DSA:
-    method, _ = experiment.method()
+    method = experiment.pruning.method
     assert isinstance(method, DSA)
     return method
 
@@ -423,7 +423,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bytes(
         save(self, state)
         saves.append(state.get("phase", "dense"))
         if saves == ["dense", "prune"]:
-            assert bool((state["method"]["u"] != 0).any())
+            assert bool((state["network"]["method.u"] != 0).any())
             raise Killed
 
     monkeypatch.setattr("pruner.training.checkpoint.SHARE", math.inf)  # a save after each epoch, whatever it takes

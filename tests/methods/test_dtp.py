@@ -23,7 +23,7 @@ from tests.toy_training import begun
 
 
 def dtp_of(experiment: Experiment) -> DTP:
-    method, _ = experiment.method()
+    method = experiment.pruning.method
     assert isinstance(method, DTP)
     return method
 

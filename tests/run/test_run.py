@@ -16,13 +16,13 @@ from pruner.data.imageset import TensorSet
 from pruner.export.networks import load_model
 from pruner.methods.base import Method, Setup
 from pruner.methods.one_shot import OneShot
+from pruner.pruning import Pruning
 from pruner.run import phases
 from pruner.run.dense import dense_network
 from pruner.run.experiment import Experiment, prepare
 from pruner.run.progress import Progress
 from pruner.run.report import warn_undecided
 from pruner.sparsity.counts import count
-from pruner.sparsity.masked import MaskedModel
 from pruner.store.folders import DenseStore, RunFolder
 from pruner.store.row import LAYER_COLUMNS, MASK_COLUMNS, read_rows
 from pruner.training.trainer import Accuracy
@@ -201,20 +201,20 @@ def test_hardening_keeps_the_best_scores_and_folds_the_final_mask(
     """And it is these two masks that soft and hard accuracy are of."""
     config = tiny_config("fading", name=f"{__name__}:Fading", sparsity=0.75, recipe={"prune_lr": 1e-30})
     experiment = prepare(config)
-    units, network = experiment.allocation.units, experiment.network()
+    units, pruning = experiment.allocation.units, experiment.pruning
     before = units.sum_over(dict(experiment.model.named_parameters())).detach().clone()
     seen: list[Tensor] = []
 
-    def evaluated(self: Experiment, network: MaskedModel) -> Accuracy:
+    def evaluated(self: Experiment, network: Pruning) -> Accuracy:
         seen.append(network.mask)
         return Accuracy(len(seen), 0)
 
     monkeypatch.setattr(Experiment, "evaluate", evaluated)
     folder = RunFolder(Path(config.output_dir) / config.run_id)
-    method = phases.prune(experiment, network, Progress(experiment, folder, config.to_dict()))
-    measured = phases.harden(experiment, network, method)
+    phases.prune(experiment, Progress(experiment, folder, config.to_dict()))
+    measured = phases.harden(experiment)
     soft, best = torch.linspace(0.2, 1, units.n), experiment.allocation.hard(torch.linspace(1, 0, units.n))
-    assert torch.equal(network.mask, best) and bool(best[: units.n // 5].all())
+    assert torch.equal(pruning.mask, best) and bool(best[: units.n // 5].all())
     assert torch.equal(seen[0], soft) and torch.equal(seen[1], best)
     assert (measured["soft_accuracy"], measured["hard_accuracy"]) == (1, 2)
     torch.testing.assert_close(units.sum_over(dict(experiment.model.named_parameters())), before * soft * best)
@@ -241,9 +241,9 @@ def test_latencies_are_of_the_dense_network_and_of_what_ships(
 
 def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Callable[..., Config]) -> None:
     experiment = prepare(tiny_config())
-    method, images = experiment.method()
+    method, images = experiment.pruning.method, experiment.images
     assert isinstance(method, Method)
-    assert method.setup.examples is None and images is experiment.data.train
+    assert method.setup.examples is images is experiment.data.train
 
 
 def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -268,10 +268,9 @@ def test_the_gap_is_what_hardening_would_cost_the_network_as_it_trains(tiny_conf
     """Of a network that trains dense it is the loss of all that would go; of one under its last mask it is nothing."""
     experiment = prepare(tiny_config("acdc", sparsity=0.95, recipe={"dense_epochs": 8}))
     dense_network(experiment)
-    method, _ = experiment.method()
-    method.begin()
-    network = experiment.network()
-    network.gate(torch.ones(experiment.allocation.units.n))
-    assert phases.gap(experiment, network, method) > 20
-    network.gate(method.final_mask())
-    assert phases.gap(experiment, network, method) == 0
+    method = experiment.pruning.method
+    experiment.pruning.begin()
+    experiment.pruning.gate(torch.ones(experiment.allocation.units.n))
+    assert phases.gap(experiment) > 20
+    experiment.pruning.gate(method.final_mask())
+    assert phases.gap(experiment) == 0

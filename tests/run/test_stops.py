@@ -130,7 +130,7 @@ def test_a_run_goes_on_from_its_last_good_state(
             assert row["error"] == "TrainingError: the loss is nan in phase prune, epoch 2, step 2"
             state = Checkpoint(folder.checkpoint).load()
             assert (state["trainer"]["epoch"], state["trainer"]["step"]) == (1, 0)
-            assert all(bool(values.isfinite().all()) for values in state["model"].values())
+            assert all(bool(values.isfinite().all()) for values in state["network"].values())
     assert execute(config) == 0
     same(folder, RunFolder(Path(alone.output_dir) / alone.run_id))
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from pruner.config import Config, Phase, Recipe
 from pruner.data.imageset import tensor_data
 from pruner.methods.base import Method, Setup
+from pruner.pruning import Pruning
 from pruner.run.experiment import prepare
-from pruner.runtime.seeds import derive, generator
-from pruner.sparsity.allocation import Allocation
+from pruner.runtime.seeds import derive
 from pruner.sparsity.masked import MaskedModel
-from pruner.sparsity.units.make import make_units
 from pruner.training.checkpoint import Checkpoint
 from pruner.training.optimizer import learning_rate, make_optimizer
 from pruner.training.trainer import Trainer, evaluate
@@ -164,12 +163,12 @@ def test_steps_of_a_methods_own_parameter_by_hand() -> None:
 
     The weights' rate falls meanwhile, and their momentum is dropped: neither is the method's business.
     """
-    units = make_units(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), (1, 1, 1), "weight")
-    method = Pushed(Setup(nn.Linear(1, 2), Allocation(units, "params", "global", 0.0), 4, generator(0, "method")))
     lines: list[dict[str, Any]] = []
     recipe = Recipe("r", 3, dense_epochs=2, dense_lr=0.1, dense_schedule="linear")
-    trainer_of(Constant(2), recipe, method).run(lines.append)
-    assert method.seen == [0.0, -1.5, -3.25, -5.125]
+    trainer = trainer_of(Constant(2), recipe, Pushed)
+    trainer.run(lines.append)
+    assert trainer.pruning and isinstance(trainer.pruning.method, Pushed)
+    assert trainer.pruning.method.seen == [0.0, -1.5, -3.25, -5.125]
     assert [line["lr"] for line in lines] == pytest.approx([0.1 * 3 / 4, 0.1 * 1 / 4])
     assert [(line["sparsity"], line["undecided"]) for line in lines] == [(0.75, 0.5)] * 2
 
@@ -197,12 +196,10 @@ def test_what_steps_draw_is_of_the_seed_the_phase_and_the_epoch() -> None:
     assert model.drawn == expected and len(set(expected)) == 4
 
 
-def pieces(config: Config) -> tuple[Trainer, nn.Module, Method]:
+def pieces(config: Config) -> tuple[Trainer, Pruning]:
     """A pruning phase from freshly made parts, as another process would make them."""
     experiment = prepare(config)
-    method, images = experiment.method()
-    network = MaskedModel(experiment.model, experiment.allocation.units)
-    return Trainer(network, images, config.recipe, "prune", config.seed, method), experiment.model, method
+    return Trainer(experiment.pruning, experiment.images, config.recipe, "prune", config.seed), experiment.pruning
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -210,29 +207,26 @@ def pieces(config: Config) -> tuple[Trainer, nn.Module, Method]:
 def test_resumes_to_equality(optimizer: str, method: str, tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     """Stopped after one epoch of three and continued from what a checkpoint holds: the same to the last bit."""
     config = tiny_config(method, recipe={"optimizer": optimizer, "prune_epochs": 3})
-    whole, whole_model, whole_method = pieces(config)
+    whole, whole_pruning = pieces(config)
     checkpoint = Checkpoint(tmp_path)
     lines: list[dict[str, Any]] = []
 
     def finished(numbers: dict[str, Any]) -> None:
         lines.append(numbers)
         if len(lines) == 1:
-            states: dict[str, nn.Module | Trainer] = {"model": whole_model, "method": whole_method, "trainer": whole}
-            checkpoint.save({name: thing.state_dict() for name, thing in states.items()})
+            checkpoint.save({"pruning": whole_pruning.state_dict(), "trainer": whole.state_dict()})
 
     whole.run(finished)
 
     torch.manual_seed(12345)  # what happened before in the process makes no difference
-    later, later_model, later_method = pieces(config)
+    later, later_pruning = pieces(config)
     state = checkpoint.load()
-    later_model.load_state_dict(state["model"])
-    later_method.load_state_dict(state["method"])
+    later_pruning.load_state_dict(state["pruning"])
     later.load_state_dict(state["trainer"])
     resumed: list[dict[str, Any]] = []
     later.run(resumed.append)
 
-    for one, other in ((whole_model, later_model), (whole_method, later_method)):
-        expected, found = one.state_dict(), other.state_dict()
-        assert list(expected) == list(found)
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    expected, found = whole_pruning.state_dict(), later_pruning.state_dict()
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert [{**line, "seconds": 0} for line in resumed] == [{**line, "seconds": 0} for line in lines[1:]]

@@ -5,15 +5,17 @@ And configs without runs.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pruner.compose.choices import conf_folder
+from pruner.compose.choices import conf_folder, user_folder
 from pruner.config import Config, from_dict
 from pruner.store.folders import RunFolder
 
@@ -30,21 +32,17 @@ def _denormals_as_usual() -> Iterator[None]:
 
 
 @pytest.fixture
-def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    """A function that gives the Config that words of the command line make, without a run."""
-    from pruner.cli.main import main  # hydra, which most tests need not wait for
-
-    caught: list[Config] = []
-
-    def catch(config: Config) -> int:
-        caught.append(config)
-        return 0
-
-    monkeypatch.setattr("pruner.run.job.execute", catch)
+def composed() -> Callable[..., Config]:
+    """A function that gives the Config that words of the command line make, the --config-dir first, without a run."""
+    from pruner.compose.composing import checked, composer  # hydra, which most tests need not wait for
 
     def compose(*words: str) -> Config:
-        assert main(list(words)) == 0
-        return caught.pop()
+        folders = [conf_folder()]
+        if words[:1] == ("--config-dir",):
+            folders.append(user_folder(words[1]))
+            words = words[2:]
+        with composer(folders, "config") as hydra:
+            return checked(hydra.compose(words))
 
     return compose
 
@@ -85,12 +83,18 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def finish() -> Callable[[Config], RunFolder]:
-    """Executes a run, which must succeed, and gives its folder."""
+def finish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config], RunFolder]:
+    """Executes a run, which must succeed, and gives its folder.
+
+    For speed, files are not synced to the disk and latencies are rough.
+    """
+    from pruner.export import latency
+    from pruner.run.job import execute
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(latency, "in_turns", partial(latency.in_turns, most=latency.LEAST))
 
     def run(config: Config) -> RunFolder:
-        from pruner.run.job import execute
-
         assert execute(config) == 0
         return RunFolder(Path(config.output_dir) / config.run_id)
 

@@ -5,15 +5,19 @@ And configs without runs.
 
 from __future__ import annotations
 
+import copy
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from omegaconf import DictConfig, read_write
 
 from pruner.compose.choices import conf_folder, user_folder
 from pruner.config import Config, from_dict
@@ -29,6 +33,39 @@ def _denormals_as_usual() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """What no words make of our own files, which every command asks for and Hydra takes long to compose.
+
+    Nor are the names of all of torchvision's models copied for each config.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from pruner.compose.composing import Composer
+    from pruner.compose.hydra_internals import ConfigLoaderImpl
+
+    master = Composer.master
+    known: dict[str, DictConfig] = {}
+
+    def remembered(self: Composer, words: Sequence[str]) -> DictConfig:
+        places = [place.provider for place in self.engine.config_loader.get_search_path().get_path()]
+        if words or "command-line" in places:
+            return master(self, words)
+        if self.name not in known:
+            known[self.name] = master(self, words)
+        found = copy.deepcopy(known[self.name])
+        with read_write(found.hydra.runtime):
+            found.hydra.runtime.cwd = os.getcwd()
+        HydraConfig.instance().set_config(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Composer, "master", remembered)
+        repository = sys.modules[ConfigLoaderImpl.__module__].ConfigRepository
+        patch.setattr(repository, "__deepcopy__", lambda self, memo: copy.copy(self), raising=False)
+        yield
 
 
 @pytest.fixture
@@ -99,6 +136,24 @@ def finish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config], RunFolder]:
         return RunFolder(Path(config.output_dir) / config.run_id)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def finished(finish: Callable[[Config], RunFolder], _kept: Path) -> Callable[[Config], RunFolder]:
+    """A copy of a finished run's folder, for tests of what it holds: each run is trained once for all of them."""
+
+    def copy(config: Config) -> RunFolder:
+        kept = RunFolder(_kept / config.run_id)
+        if not kept.result.exists():
+            finish(replace(config, output_dir=str(_kept)))
+        return RunFolder(shutil.copytree(kept.path, Path(config.output_dir) / config.run_id))
+
+    return copy
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -223,7 +223,7 @@ KEYS = st.sampled_from(["sparsity", "method", "recipe.dense_lr", "dataset.root",
 
 
 @given(key=KEYS, value=st.text(st.sampled_from("ab1.,=:[]{}()'\"\\$ é\n~+-"), max_size=8))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_no_word_makes_a_traceback(key: str, value: str) -> None:
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

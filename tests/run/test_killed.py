@@ -20,7 +20,7 @@ from pruner.compose.combinations import builtin_methods
 from pruner.config import Config
 from pruner.store.folders import DenseStore, RunFolder
 from pruner.training.checkpoint import Checkpoint
-from tests.killing import Nursery, nursery, same
+from tests.killing import Nursery, same
 
 METHODS = [method.label for method in builtin_methods()]
 QUICK = {"dtp", "dsa", "acdc"}  # learned scores; a learned budget too; masks that come and go. The rest: make long
@@ -30,9 +30,8 @@ STARTS = 60  # for one kill, at most: a start that is killed before it got anywh
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[Nursery]:
-    with nursery(eager=True) as found:
-        yield found
+def processes(processes: Nursery) -> Nursery:
+    return processes.eager()
 
 
 @pytest.fixture(scope="module")

@@ -86,37 +86,39 @@ def composed() -> Callable[..., Config]:
 
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Callable[..., Config]:
-    """Makes a small Config that leaves its files below this test's own folder; give it what should differ.
+    """As `tiny`, of this test's own folder."""
+    return partial(tiny, tmp_path)
+
+
+def tiny(
+    folder: Path,
+    method: str = "magnitude",
+    name: str = "",
+    options: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    budget: str = "params",
+    **changes: Any,
+) -> Config:
+    """A small Config that leaves its files below `folder`; give it what should differ.
 
     `method` is a file of conf/method; `name` and `options` change what it says; `recipe` holds single keys.
     """
-
-    def make(
-        method: str = "magnitude",
-        name: str = "",
-        options: Mapping[str, Any] | None = None,
-        recipe: Mapping[str, Any] | None = None,
-        budget: str = "params",
-        **changes: Any,
-    ) -> Config:
-        chosen = conf_folder() / "method" / f"{method}.yaml"
-        said = yaml.safe_load(chosen.read_text(encoding="utf-8")) if chosen.exists() and not name else {"name": name}
-        values: dict[str, Any] = {
-            "dataset": {"label": "synthetic", "name": "synthetic", "options": IMAGES},
-            "model": {"label": "resnet20", "name": "resnet20", "options": {"width": 4}},
-            "method": {"label": method, "name": said.pop("name"), "options": {**said, **(options or {})}},
-            "granularity": "weight",
-            "scope": "global",
-            "budget": {"name": budget},
-            "sparsity": 0.5,
-            "recipe": {**RECIPE, **(recipe or {})},
-            "threads": 1,
-            "device": "cpu",
-            "output_dir": str(tmp_path / "outputs"),
-        }
-        return from_dict({**values, **changes})
-
-    return make
+    chosen = conf_folder() / "method" / f"{method}.yaml"
+    said = yaml.safe_load(chosen.read_text(encoding="utf-8")) if chosen.exists() and not name else {"name": name}
+    values: dict[str, Any] = {
+        "dataset": {"label": "synthetic", "name": "synthetic", "options": IMAGES},
+        "model": {"label": "resnet20", "name": "resnet20", "options": {"width": 4}},
+        "method": {"label": method, "name": said.pop("name"), "options": {**said, **(options or {})}},
+        "granularity": "weight",
+        "scope": "global",
+        "budget": {"name": budget},
+        "sparsity": 0.5,
+        "recipe": {**RECIPE, **(recipe or {})},
+        "threads": 1,
+        "device": "cpu",
+        "output_dir": str(folder / "outputs"),
+    }
+    return from_dict({**values, **changes})
 
 
 @pytest.fixture

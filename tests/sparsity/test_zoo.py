@@ -17,7 +17,10 @@ from pruner.sparsity.units.make import Units, make_units
 from tests.zoo import NETWORKS, QUICK, choice, marked
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(torch.contiguous_format, marks=pytest.mark.long), torch.channels_last],  # as runs have it
+)
 @pytest.mark.parametrize("arch", marked(NETWORKS, QUICK))
 def test_what_can_be_pruned_of_torchvisions_networks(
     arch: str,

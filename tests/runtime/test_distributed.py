@@ -74,7 +74,8 @@ def executed_by_two(tasks: Mapping[str, Config | Sequence[str]], folder: Path) -
     said, _ = torchrun("tests.runtime.test_distributed", str(given), str(found)).communicate(timeout=600)
     assert found.exists(), said
     said_of = dict(part.split("\n", 1) for part in said.split(BEGINS)[1:])
-    return {name: Ended(*values, said_of[name]) for name, values in json.loads(found.read_text()).items()}
+    results = json.loads(found.read_text())
+    return {name: Ended(status, seconds, said_of[name]) for name, (status, seconds) in results.items()}
 
 
 def folder_of(config: Config) -> RunFolder:

@@ -3,4 +3,4 @@
 # to runs that were left alone. Prints in which phases they were killed. Some minutes on one core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-KILLS="${1:-600}" python -m pytest -q -s tests/test_killed.py -k random_moments
+KILLS="${1:-600}" python -m pytest -q -s -m "" tests/run/test_killed.py -k random_moments

@@ -64,10 +64,16 @@ def same(found: RunFolder, expected: RunFolder) -> None:
 
 
 class Nursery:
-    """Starts processes, several at once, and sends them a signal after so many seconds."""
+    """Starts processes, several at once, and sends them a signal after so many seconds.
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    `eager` ones save after every step, however long that takes.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], eager: bool = False) -> None:
+        self._process, self._eager = process, eager
+
+    def eager(self) -> Nursery:
+        return Nursery(self._process, True)
 
     def run(
         self, config: Config, after: float | None = None, since: str = "", with_signal: int = signal.SIGKILL
@@ -93,15 +99,14 @@ class Nursery:
 
     def together(self, tasks: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(list(tasks)) + "\n")
+        self._process.stdin.write(json.dumps([{**task, "eager": self._eager} for task in tasks]) + "\n")
         self._process.stdin.flush()
         return [Outcome(**one) for one in json.loads(self._process.stdout.readline())]
 
 
 @contextmanager
-def nursery(eager: bool) -> Iterator[Nursery]:
-    """A Nursery; `eager` ones save after every step, however long that takes."""
-    command = [sys.executable, "-m", "tests.killing", *(["eager"] if eager else [])]
+def nursery() -> Iterator[Nursery]:
+    command = [sys.executable, "-m", "tests.killing"]
     pipe, root = subprocess.PIPE, conf_folder().parent
     with subprocess.Popen(command, env=environment(), cwd=root, stdin=pipe, stdout=pipe, text=True) as process:
         yield Nursery(process)
@@ -116,6 +121,8 @@ def _work(task: Mapping[str, Any], said: Path) -> None:
         with said.open("w", encoding="utf-8") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+        if task["eager"]:
+            checkpoint.SHARE = float("inf")
         # As in a terminal, also where the tests were started in the background, with signals ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in ENDINGS:
@@ -148,8 +155,6 @@ def quiet() -> Iterator[None]:
 def _serve() -> None:
     """Answers each line of tasks on stdin with a line of outcomes, until there are no more."""
     patch = pytest.MonkeyPatch()
-    if "eager" in sys.argv:
-        patch.setattr(checkpoint, "SHARE", float("inf"))
     # Forks would share the lock of the progress bars, which none that is killed lets go; and have no monitoring thread.
     tqdm.set_lock(threading.RLock())
     tqdm.monitor_interval = 0

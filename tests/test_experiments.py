@@ -52,6 +52,12 @@ SIZES = {
     "tune_weight": (66, 1),
 }
 
+# Those of many cells, of which one runs; of the others all are composed, a tenth of a second each. The rest is long.
+MANY = {"dpp_mnist_lenet", "dtp_cifar10_resnet56", "dtp_imagenet", "smart_block_imagenet"}
+MANY |= {name for name in SIZES if name.startswith("tune_")}
+COMPOSED = [pytest.param(name, marks=pytest.mark.long if name in MANY else []) for name in EXPERIMENTS]
+RUN = [pytest.param(name, marks=[] if name in MANY else pytest.mark.long) for name in EXPERIMENTS]
+
 # One cell of each, the paper's own method, and images of the right shape; of large networks narrower or shallower ones.
 MNIST, CIFAR = "dataset.image_size=28 dataset.channels=1", "dataset.image_size=32"
 IMAGENET = "dataset.image_size=32 model.weights=null"  # the smallest that these networks take
@@ -109,14 +115,14 @@ def own_method(name: str) -> str:
     return name.partition("_")[0]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_every_cell_can_run(name: str, images: str) -> None:
     with composer([CONF], "config") as hydra:
         seeds = hydra.master([f"experiment={name}"]).hydra.sweeper.params.seed.split(",")
     assert (len(configs(name, images)), len(seeds)) == SIZES[name]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_methods_meet_under_equal_conditions(name: str, images: str) -> None:
     """Wherever the paper's method is, others are; and where methods meet, they share recipe and dense network."""
     settings = defaultdict(list)
@@ -186,7 +192,7 @@ def test_a_measured_table_is_what_its_experiment_makes(name: str, images: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", RUN)
 def test_a_cell_of_each_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*SMOKE.split(), *ONE_CELL[name].split()]

@@ -81,7 +81,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = {"lenet5", "resnet20 without parameters in shortcuts", "mobilenet_v2, shorter", "vit"}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in FAMILIES]
+)
 def test_every_family_ships_in_every_format(family: str, tiny_config: Make, finish: Finish) -> None:
     config = tiny_config(recipe={"dense_epochs": 1, "prune_epochs": 1}, **FAMILIES[family])
     run = finish(config)
@@ -161,8 +166,8 @@ def test_a_fresh_process_predicts_the_same(tiny_config: Make, finish: Finish, tm
 
 
 @pytest.fixture
-def run(tiny_config: Make, finish: Finish) -> RunFolder:
-    return finish(tiny_config(granularity="filter"))
+def run(tiny_config: Make, finished: Finish) -> RunFolder:
+    return finished(tiny_config(granularity="filter"))
 
 
 def test_the_command(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,9 +236,9 @@ def test_a_damaged_description(run: RunFolder, key: str, value: Any, said: str, 
 
 
 def test_the_network_of_another_run_is_not_exported(
-    run: RunFolder, finish: Finish, tiny_config: Make, refused: Callable[..., str]
+    run: RunFolder, finished: Finish, tiny_config: Make, refused: Callable[..., str]
 ) -> None:
-    other = finish(tiny_config(granularity="filter", seed=1))
+    other = finished(tiny_config(granularity="filter", seed=1))
     for name in ("model.json", "model.safetensors"):
         shutil.copy(other.path / name, run.path / name)
     assert f"{run.path}: model.json is of another run than result.csv" in refused(str(run.path))

@@ -25,8 +25,8 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def run(tiny_config: Make, finish: Finish) -> RunFolder:
-    return finish(tiny_config(granularity="filter"))
+def run(tiny_config: Make, finished: Finish) -> RunFolder:
+    return finished(tiny_config(granularity="filter"))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_an_export_that_fails_leaves_the_one_before(
 def test_an_export_that_is_killed_between_its_files_is_not_loaded(
     run: RunFolder,
     tmp_path: Path,
-    finish: Finish,
+    finished: Finish,
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +103,7 @@ def test_an_export_that_is_killed_between_its_files_is_not_loaded(
             raise KeyboardInterrupt
         replace(source, target)
 
-    other = finish(tiny_config(granularity="filter", seed=1))
+    other = finished(tiny_config(granularity="filter", seed=1))
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):

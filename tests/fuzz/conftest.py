@@ -11,18 +11,17 @@ from pruner.run import phases
 from tests.fuzz.answers import OUTPUTS, WORDS, ask
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two output folders: of a run that was interrupted after pruning, and of one that is done."""
+    """Output folders: of runs that were interrupted before pruning and after it, and of one that is done."""
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("interrupted", "done"):
-            found[name] = tmp_path_factory.mktemp(name)
+    for name, phase in (("dense", "prune"), ("interrupted", "finetune"), ("done", "")):
+        found[name] = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
             patch.chdir(found[name])
-            if name == "interrupted":
-                patch.setattr(phases, "finetune", _interrupt)
-            assert ask([*WORDS, OUTPUTS]).status == (130 if name == "interrupted" else 0)
-            patch.undo()
+            if phase:
+                patch.setattr(phases, phase, _interrupt)
+            assert ask([*WORDS, OUTPUTS]).status == (130 if phase else 0)
     return found
 
 

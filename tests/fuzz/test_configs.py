@@ -92,7 +92,7 @@ def test_what_was_found_composing() -> None:
 
 
 @given(words=command_lines())
-@tries(15, 1000)
+@tries(8, 1000)
 def test_a_plan_is_made_or_refused_in_one_line(words: list[str]) -> None:
     check(["--plan", *words])
 
@@ -114,7 +114,7 @@ def test_what_was_found_before_work(prepared_only: None) -> None:
 
 
 @given(words=small_runs())
-@tries(10, 1000)
+@tries(6, 1000)
 def test_a_run_is_ready_for_work_or_refused_in_one_line(prepared_only: None, words: list[str]) -> None:
     check(words)
 

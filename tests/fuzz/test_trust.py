@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ from pruner.config import Choice
 from pruner.data.files import NAMES
 from pruner.export.networks import load_model
 from pruner.models import build
-from pruner.run import phases
 from tests.fuzz.answers import WORDS, ask
 
 MARKER = Path("executed")
@@ -78,19 +78,8 @@ def test_the_pickles_would_do_harm(name: str) -> None:
     MARKER.rmdir()
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-    """Leaves the folder of a run that was interrupted when `phase` began."""
-
-    def stop(*anything: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(phases, phase, stop)
-        assert ask(WORDS).status == 130
-
-
-def test_as_a_checkpoint(malicious: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, "finetune")
+def test_as_a_checkpoint(malicious: bytes, trees: dict[str, Path]) -> None:
+    shutil.copytree(trees["interrupted"] / "outputs", "outputs")
     (config,) = Path("outputs").glob("synthetic-resnet20/*/config.yaml")
     state = config.parent / "checkpoint" / "state.pt"
     state.parent.mkdir(exist_ok=True)
@@ -98,8 +87,8 @@ def test_as_a_checkpoint(malicious: bytes, monkeypatch: pytest.MonkeyPatch) -> N
     refused(WORDS, state)
 
 
-def test_as_a_dense_networks_checkpoint(malicious: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, "prune")
+def test_as_a_dense_networks_checkpoint(malicious: bytes, trees: dict[str, Path]) -> None:
+    shutil.copytree(trees["dense"] / "outputs", "outputs")
     (info,) = Path("outputs").glob("dense/*/dense.json")
     info.unlink()
     state = info.parent / "checkpoint" / "state.pt"
@@ -108,15 +97,15 @@ def test_as_a_dense_networks_checkpoint(malicious: bytes, monkeypatch: pytest.Mo
     refused(WORDS, state)
 
 
-def test_as_a_dense_network(malicious: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, "prune")
+def test_as_a_dense_network(malicious: bytes, trees: dict[str, Path]) -> None:
+    shutil.copytree(trees["dense"] / "outputs", "outputs")
     (model,) = Path("outputs").glob("dense/*/model.safetensors")
     model.write_bytes(malicious)
     refused(WORDS, model)
 
 
-def test_as_a_runs_network(malicious: bytes) -> None:
-    assert ask(WORDS).status == 0
+def test_as_a_runs_network(malicious: bytes, trees: dict[str, Path]) -> None:
+    shutil.copytree(trees["done"] / "outputs", "outputs")
     (model,) = Path("outputs").glob("synthetic-resnet20/*/model.safetensors")
     model.write_bytes(malicious)
     with pytest.raises(ConfigError, match=r"model\.safetensors: cannot be read"):
@@ -199,9 +188,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_config_of_a_strangers_run(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_of_a_strangers_run(kind: str, trees: dict[str, Path]) -> None:
     """It is compared, and gone on with, as plain values."""
-    interrupted(monkeypatch, "finetune")
+    shutil.copytree(trees["interrupted"] / "outputs", "outputs")
     (config,) = Path("outputs").glob("synthetic-resnet20/*/config.yaml")
     config.write_text(CONFIGS[kind])
     assert ask(WORDS).status == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +11,26 @@ from safetensors.torch import load_file
 
 from pruner.export.networks import load_model
 from pruner.store.row import read_rows
+from tests.fuzz.answers import ask
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "own_method"
 
 
-def pruner(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m pruner` on a tiny run with the example's folder added."""
-    tiny = ["dataset=synthetic", "model.width=4", "recipe=smoke", "sparsity=0.8", "threads=1", "device=cpu"]
-    command = [sys.executable, "-m", "pruner", "--config-dir", str(EXAMPLE), *tiny, *words]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+TINY = ["dataset=synthetic", "model.width=4", "recipe=smoke", "sparsity=0.8", "threads=1", "device=cpu"]
+WORDS = ["--config-dir", str(EXAMPLE), *TINY]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # --config-dir adds to both
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    said = pruner("method=movement", "method.ramp=0.4", cwd=tmp_path)
+    command = [sys.executable, "-m", "pruner", *WORDS, "method=movement", "method.ramp=0.4"]
+    said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     (result,) = tmp_path.glob("outputs/synthetic-resnet20/movement-weight-global-params-0.8-s0-*/result.csv")
     (row,) = read_rows(result)
@@ -40,14 +44,14 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def test_its_option_is_checked(tmp_path: Path) -> None:
-    said = pruner("method=movement", "method.ramp=2", cwd=tmp_path)
-    assert said.returncode == 2
-    assert said.stderr == "pruner: method.ramp=2.0: from 0 to 1\n"
+    said = ask([*WORDS, "method=movement", "method.ramp=2"])
+    assert said.status == 2
+    assert said.err == "pruner: method.ramp=2.0: from 0 to 1\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_among_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_among_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")  # of the terminal, where one is said to be there
-    said = pruner("--help", cwd=tmp_path)
-    (line,) = (line for line in said.stdout.splitlines() if line.split()[:1] == ["movement"])
+    said = ask([*WORDS, "--help"])
+    (line,) = (line for line in said.out.splitlines() if line.split()[:1] == ["movement"])
     assert "scores learn from the gradient of the mask" in line

@@ -21,6 +21,7 @@ from torchvision.models import regnet
 from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build, check_arch, torchvision_names
+from tests import zoo
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 
@@ -47,7 +48,22 @@ def test_names_are_those_of_torchvision() -> None:
     assert torchvision_names() == torchvision.models.list_models(module=torchvision.models)
 
 
-@pytest.mark.parametrize("arch", torchvision_names())
+# One of each family; and those of whose published numbers something is taken.
+FAMILIES = zoo.QUICK | {
+    "alexnet",
+    "inception_v3",
+    "maxvit_t",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_16",
+    "vit_h_14",
+}
+
+
+@pytest.mark.parametrize(
+    "arch", [pytest.param(name, marks=[] if name in FAMILIES else pytest.mark.long) for name in torchvision_names()]
+)
 def test_every_torchvision_model_builds_with_its_published_size(arch: str, meta: None) -> None:
     model = build(pretrained(arch), IMAGENET, 1000)
     published = torchvision.models.get_model_weights(arch).DEFAULT.meta["num_params"]

@@ -30,7 +30,7 @@ from tests.disks import Disk, Faulty, Mounted, size
 from tests.sweeping import QUICK
 
 
-@pytest.fixture(params=["mounted", "faulty"])
+@pytest.fixture(params=["mounted", pytest.param("faulty", marks=pytest.mark.long)])
 def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """Both kinds where mounting is permitted; else the faulty one twice, since a skipped test tests nothing."""
     folder = tmp_path / "disk"

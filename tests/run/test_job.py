@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +19,7 @@ from pruner.run import phases
 from pruner.run.job import execute
 from pruner.store.folders import RunFolder
 from pruner.store.row import read_rows
-
-REPOSITORY = Path(phases.__file__).parents[2]
+from tests.killing import Nursery
 
 
 def folder_of(config: Config) -> RunFolder:
@@ -156,53 +151,18 @@ def test_the_dense_network_is_trained_once(
     assert len(list(Path(tiny_config().output_dir).glob("dense/*/dense.json"))) == 2
 
 
-# Two processes that have imported everything start together: each leaves a file and waits for the other's.
-TOGETHER = """
-import json, sys, time
-from pathlib import Path
-import pruner.run.phases
-from pruner.config import from_dict
-from pruner.run.job import execute
-Path(sys.argv[1]).touch()
-while not Path(sys.argv[2]).exists():
-    time.sleep(0.001)
-sys.exit(execute(from_dict(json.loads(sys.stdin.read()))))
-"""
-
-
-def both(first: Config, second: Config, folder: Path) -> list[str]:
+def both(first: Config, second: Config, processes: Nursery) -> list[str]:
     """Executes two runs at the same time; what each said on stdout and stderr together."""
-    names = [str(folder / "first"), str(folder / "second")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    processes = []
-    for config, marks in ((first, names), (second, names[::-1])):
-        command = [sys.executable, "-c", TOGETHER, *marks]
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(config.to_dict()))
-        process.stdin.close()
-        processes.append(process)
-    said = []
-    for process in processes:
-        with process:
-            assert process.stdout is not None
-            said.append(process.stdout.read())
-        assert process.returncode == 0, said[-1]
-    return said
+    outcomes = processes.together([{"config": config.to_dict(), "after": None} for config in (first, second)])
+    assert [outcome.status for outcome in outcomes] == [0, 0], outcomes
+    return [outcome.said for outcome in outcomes]
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_dense_network(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_two_processes_share_one_dense_network(tiny_config: Callable[..., Config], processes: Nursery) -> None:
     recipe = {"dense_epochs": 20}  # a second, so that the two meet
     first, second = (tiny_config(method, recipe=recipe) for method in ("magnitude", "random"))
-    said = both(first, second, tmp_path)
+    said = both(first, second, processes)
     assert sorted(text.count("dense 1/20") for text in said) == [0, 1]
     assert sorted(text.count("dense network loaded") for text in said) == [0, 1]
     rows = [folder_of(config).finished() for config in (first, second)]
@@ -211,8 +171,8 @@ def test_two_processes_share_one_dense_network(tiny_config: Callable[..., Config
 
 
 @pytest.mark.slow
-def test_two_processes_with_one_run_do_it_once(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_two_processes_with_one_run_do_it_once(tiny_config: Callable[..., Config], processes: Nursery) -> None:
     config = tiny_config(recipe={"dense_epochs": 20})
-    said = both(config, config, tmp_path)
+    said = both(config, config, processes)
     assert sorted(text.count("already done") for text in said) == [0, 1]
     assert sorted(text.count("prune 1/2") for text in said) == [0, 1]

@@ -20,18 +20,18 @@ from pruner.compose.combinations import builtin_methods
 from pruner.config import Config
 from pruner.store.folders import DenseStore, RunFolder
 from pruner.training.checkpoint import Checkpoint
-from tests.killing import Nursery, nursery, same
+from tests.killing import Nursery, same
 
 METHODS = [method.label for method in builtin_methods()]
+QUICK = {"dtp", "dsa", "acdc"}  # learned scores; a learned budget too; masks that come and go. The rest: make long
 KILLS = -(-int(os.environ.get("KILLS", "45")) // len(METHODS))  # of each method
 RECIPE = {"dense_epochs": 1, "prune_epochs": 2, "finetune_epochs": 1}  # three steps an epoch
 STARTS = 60  # for one kill, at most: a start that is killed before it got anywhere counts, but brings nothing nearer
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[Nursery]:
-    with nursery(eager=True) as found:
-        yield found
+def processes(processes: Nursery) -> Nursery:
+    return processes.eager()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def phase_of(config: Config) -> str:
     return str(Checkpoint(folder.checkpoint).load().get("phase", "prune"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in METHODS]
+)
 def test_killed_at_random_moments(
     method: str, processes: Nursery, phases: Counter[str], tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:

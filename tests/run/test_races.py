@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pruner.store.folders import RunFolder
 from pruner.store.row import Row, read_rows
-from tests.killing import Nursery, nursery, same
+from tests.killing import Nursery, same
 from tests.sweeping import ONE_BY_ONE, QUICK, gathered, started, without_times
 
 TWELVE = ["-m", *QUICK, ONE_BY_ONE, "threads=1", "method=gmp,dtp", "sparsity=0.5,0.7,0.9", "seed=0,1"]
-PROCESSES, KILLED = 8, 2
 LONG = 0.5  # seconds after its first run began in which a process dies: some runs take, where all share two cores
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Nursery]:
-    with nursery(eager=False) as found:
-        yield found
 
 
 def rows_by_id(outputs: Path) -> dict[str, Row]:
@@ -33,17 +25,20 @@ def rows_by_id(outputs: Path) -> dict[str, Row]:
 
 
 @pytest.mark.slow
-def test_eight_processes_share_a_sweep_and_two_of_them_die(processes: Nursery, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("together", "killed"), [(4, 1), pytest.param(8, 2, marks=pytest.mark.long)])
+def test_processes_share_a_sweep_and_some_of_them_die(
+    together: int, killed: int, processes: Nursery, tmp_path: Path
+) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     (serial,) = processes.sweep([*TWELVE, f"output_dir={alone}"], [None])
     assert serial.status == 0, serial.said
     moments = random.Random(0)
-    deaths = [moments.uniform(0, LONG) for _ in range(KILLED)]
-    others = [None] * (PROCESSES - KILLED)
+    deaths = [moments.uniform(0, LONG) for _ in range(killed)]
+    others = [None] * (together - killed)
     outcomes = processes.sweep([*TWELVE, f"output_dir={shared}"], [*deaths, *others], since="/synthetic-")
 
-    assert [one.status for one in outcomes[:KILLED]] == [-signal.SIGKILL] * KILLED, outcomes[0].said
-    for one in outcomes[KILLED:]:
+    assert [one.status for one in outcomes[:killed]] == [-signal.SIGKILL] * killed, outcomes[0].said
+    for one in outcomes[killed:]:
         assert one.status == 0 and "12 cells: 12 done\n" in one.said, one.said
         assert "Traceback" not in one.said
     expected = rows_by_id(alone)
@@ -53,10 +48,10 @@ def test_eight_processes_share_a_sweep_and_two_of_them_die(processes: Nursery, t
     for run_id in expected:
         same(RunFolder(shared / run_id), RunFolder(alone / run_id))
     starts = started(shared)
-    assert len(starts) == 12 and sum(starts.values()) <= 12 + KILLED  # a cell is begun again only where its holder died
+    assert len(starts) == 12 and sum(starts.values()) <= 12 + killed  # a cell is begun again only where its holder died
     assert sum(one.said.count(": done, accuracy") for one in outcomes) <= 12
     assert len(list(shared.glob("dense/*/dense.json"))) == len(list(alone.glob("dense/*/dense.json"))) == 2
-    assert sum("dense 1/1" in log.read_text() for log in starts) <= 2 + KILLED  # and so with dense networks
+    assert sum("dense 1/1" in log.read_text() for log in starts) <= 2 + killed  # and so with dense networks
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

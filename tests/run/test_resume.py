@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-@pytest.mark.parametrize("method", ["dtp", "gmp"])
+@pytest.mark.parametrize("method", ["dtp", pytest.param("gmp", marks=pytest.mark.long)])
 @pytest.mark.parametrize("steps", [1, 8, 17])
 def test_killed_within_an_epoch(
     method: str,
@@ -130,20 +131,28 @@ def test_every_method_goes_on_within_an_epoch(
     uninterrupted: Callable[[Config], RunFolder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed after a step in the middle of an epoch of every phase, with quantised weights; no step is done twice."""
+    """Killed after a step in the middle of an epoch of every phase, with quantised weights; no step is done twice.
+
+    Dense training, in which methods have no say, is killed with one of them.
+    """
     granularity = "filter" if method in ("l1", "fpgm") else "weight"
     quantization = {"name": "int4", "bits": 4}
     config = tiny_config(
         method, granularity=granularity, quantization=quantization, recipe=RECIPE, checkpoint_minutes=1e-9
     )
+    expected, trained = uninterrupted(config), method != "dtp"
+    if trained:
+        shutil.copytree(expected.path.parents[1] / config.dense_id, Path(config.output_dir) / config.dense_id)
     steps = counted(monkeypatch)
-    for saves in (5, 6, 5):  # in the second epochs of dense, of prune (dsa: the first of finetune), and of finetune
+    # In the second epochs of dense, whose last step is saved next, of prune (dsa: the first of finetune), of finetune.
+    for saves in (5, 5) if trained else (5, 6, 5):
         with monkeypatch.context() as patch:
             die(patch, Checkpoint, "save", at=saves, after=True)
             killed(config)
     assert execute(config) == 0
-    assert steps == [*range(6), *range(4 if method == "dsa" else 6), *range(6)]  # dsa keeps images for its ratios
-    same(config, uninterrupted(config))
+    begun = [] if trained else [*range(6)]
+    assert steps == [*begun, *range(4 if method == "dsa" else 6), *range(6)]  # dsa keeps images for its ratios
+    same(config, expected)
 
 
 def test_dropout_goes_on_where_it_was(
@@ -223,7 +232,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("saves", "asked"), [(1, 0), (4, 0), (4, 2), (6, 2)])
+@pytest.mark.parametrize(("saves", "asked"), [(1, 0), (4, 2), (6, 0)])
 @pytest.mark.usefixtures("two_threads")
 def test_a_run_goes_on_with_the_threads_it_began_with(
     saves: int,

@@ -133,7 +133,7 @@ def test_a_dense_network_goes_on_with_its_own_threads(
         (["threads=3"], 3),
     ],
 )
-@pytest.mark.parametrize("done", [[], [0], [0, 1, 2], [1, 2, 3]])
+@pytest.mark.parametrize("done", [[], pytest.param([0], marks=pytest.mark.long), [0, 1, 2]])
 def test_a_cell_has_as_many_threads_whichever_are_left(
     done: list[int], words: list[str], each: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

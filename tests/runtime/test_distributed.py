@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruner.checks import ConfigError
-from pruner.cli.main import _answer
+from pruner.cli.main import _answer, main
 from pruner.config import Config, from_dict
 from pruner.methods.one_shot import OneShot
 from pruner.methods.options import OneShotOptions
@@ -35,9 +36,11 @@ from pruner.store.row import EPOCH_COLUMNS, read_rows
 from pruner.training import sync_batchnorm
 from pruner.training.checkpoint import Checkpoint
 from tests import killing
+from tests.conftest import tiny
 from tests.sweeping import environment
 
 REPOSITORY = Path(distributed.__file__).parents[2]
+BEGINS = "---- task "  # what is said between two of them
 # Steps that are few and small: sums in another order differ by a rounding, which every step makes larger, and Adam, by
 # which scores learn, makes a whole step of a gradient that is nearly 0.
 CALM = {"dense_epochs": 1, "dense_lr": 0.004, "prune_epochs": 2, "prune_lr": 0.002, "finetune_lr": 0.002}
@@ -52,24 +55,31 @@ def torchrun(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def executed_by_two(configs: Sequence[Config], folder: Path) -> tuple[list[int], str]:
-    """Executes runs one after the other, in the same two processes; the first one's exit statuses, and what was said.
+@dataclass(frozen=True)
+class Ended:
+    """What a task came to on the first of two processes: its exit status, its seconds, and what both of them said."""
+
+    status: int
+    seconds: float
+    said: str
+
+
+def executed_by_two(tasks: Mapping[str, Config | Sequence[str]], folder: Path) -> dict[str, Ended]:
+    """Executes runs, or words of the command line, one after the other in the same two processes.
 
     They first check what the processes tell each other, the store, and batch norm.
     """
-    tasks, statuses = folder / "tasks.json", folder / "statuses.json"
-    tasks.write_text(json.dumps([config.to_dict() for config in configs]))
-    said, _ = torchrun("tests.runtime.test_distributed", str(tasks), str(statuses)).communicate(timeout=300)
-    assert statuses.exists(), said
-    return json.loads(statuses.read_text()), said
+    given, found = folder / "tasks.json", folder / "ended.json"
+    given.write_text(json.dumps({name: t.to_dict() if isinstance(t, Config) else t for name, t in tasks.items()}))
+    said, _ = torchrun("tests.runtime.test_distributed", str(given), str(found)).communicate(timeout=600)
+    assert found.exists(), said
+    said_of = dict(part.split("\n", 1) for part in said.split(BEGINS)[1:])
+    results = json.loads(found.read_text())
+    return {name: Ended(status, seconds, said_of[name]) for name, (status, seconds) in results.items()}
 
 
 def folder_of(config: Config) -> RunFolder:
     return RunFolder(Path(config.output_dir) / config.run_id)
-
-
-def elsewhere(config: Config, folder: Path) -> Config:
-    return from_dict({**config.to_dict(), "output_dir": str(folder)})
 
 
 def same(found: RunFolder, expected: RunFolder) -> None:
@@ -84,25 +94,69 @@ def same(found: RunFolder, expected: RunFolder) -> None:
     assert {path.name for path in found.path.iterdir()} == {path.name for path in expected.path.iterdir()}
 
 
+def alike(folder: Path) -> list[Config]:
+    return [
+        tiny(folder, "dtp", sparsity=0.9, recipe=CALM),
+        tiny(folder, "smart", granularity="filter", budget="macs", recipe=CALM, options={"score_lr": 2e-4}),
+        tiny(folder, "dsa", recipe=CALM),
+        tiny(folder, "dpp", scope="row", recipe=CALM, quantization={"name": "int4", "bits": 4}),
+        tiny(folder, "snip", granularity="kernel", recipe={**CALM, "precision": "bfloat16"}),
+    ]
+
+
+def failing(folder: Path) -> dict[str, Config]:
+    """A loss that is no number for one of them, masks that differ, and an error that the other cannot know of."""
+    recipe = {**CALM, "prune_epochs": 1}
+    one_step = {**recipe, "batch_size": 48}  # the step that goes wrong is the epoch's last
+    recipes = {"infinite": recipe, "apart": one_step, "alone": recipe}
+    name = "tests.runtime.test_distributed:Fails"
+    return {how: tiny(folder, "fails", name=name, options={"how": how}, recipe=recipes[how]) for how in recipes}
+
+
+SMALL = ("dataset=synthetic", "dataset.image_size=8", "dataset.train_size=96", "dataset.test_size=48", "model.width=2")
+SHORT = ("method=dtp", "recipe=smoke", "recipe.batch_size=32", "recipe.prune_epochs=4", "device=cpu", "threads=1")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two processes did."""
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def ended(two: Path) -> dict[str, Ended]:
+    """All that two processes are given to do, in as few starts as that takes; the first one is told to end."""
+    process = torchrun("pruner", *SMALL, *SHORT, f"output_dir={two / 'told'}")
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("prune 1/4"):
+            process.send_signal(signal.SIGTERM)
+            break
+    said += process.communicate(timeout=300)[0]
+    assert process.returncode != 0 and "stopped; the same command goes on from what is saved" in said, said
+    assert len(list(two.glob("told/synthetic-*/*/checkpoint/state.pt"))) == 1
+    tasks: dict[str, Config | Sequence[str]] = {
+        name: [*SMALL, *SHORT, f"output_dir={two / name}"] for name in ("told", "left")
+    }
+    tasks["refused"] = ["recipe=smoke", "recipe.batch_size=63", f"output_dir={two / 'refused'}"]
+    tasks |= {config.run_id: config for config in alike(two)}
+    return executed_by_two({**tasks, **failing(two)}, two)
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(
-    tiny_config: Callable[..., Config], finish: Callable[[Config], RunFolder], tmp_path: Path
+    ended: dict[str, Ended], two: Path, finish: Callable[[Config], RunFolder], tmp_path: Path
 ) -> None:
-    cases = [
-        tiny_config("dtp", sparsity=0.9, recipe=CALM),
-        tiny_config("smart", granularity="filter", budget="macs", recipe=CALM, options={"score_lr": 2e-4}),
-        tiny_config("dsa", recipe=CALM),
-        tiny_config("dpp", scope="row", recipe=CALM, quantization={"name": "int4", "bits": 4}),
-        tiny_config("snip", granularity="kernel", recipe={**CALM, "precision": "bfloat16"}),
-    ]
-    statuses, said = executed_by_two([elsewhere(config, tmp_path / "two") for config in cases], tmp_path)
-    assert statuses == [0] * len(cases), said
-    for config in cases[:-1]:
-        same(folder_of(elsewhere(config, tmp_path / "two")), finish(config))
-    epochs = read_rows(folder_of(elsewhere(cases[0], tmp_path / "two")).epochs, EPOCH_COLUMNS)
-    wanted = read_rows(folder_of(cases[0]).epochs, EPOCH_COLUMNS)
+    found, expected = alike(two), alike(tmp_path)
+    assert [ended[config.run_id].status for config in found] == [0] * len(found), ended
+    for config, other in zip(found[:-1], expected, strict=False):
+        same(folder_of(config), finish(other))
+    epochs, wanted = (read_rows(folder_of(config).epochs, EPOCH_COLUMNS) for config in (found[0], expected[0]))
     assert [row["loss"] for row in epochs] == pytest.approx([row["loss"] for row in wanted], rel=1e-4)
-    assert said.count("finetune 1/1") == len(cases)  # one of the two speaks
+    for config in found:
+        assert ended[config.run_id].said.count("finetune 1/1") == 1  # one of the two speaks
 
 
 @dataclass(frozen=True)
@@ -131,63 +185,37 @@ class Fails(OneShot):
 
 
 @pytest.mark.slow
-def test_when_one_process_fails_all_do_and_the_row_says_why(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
-    """A loss that is no number for one of them, masks that differ, and an error that the other cannot know of."""
-    hows = ("infinite", "apart", "alone")
-    recipe = {**CALM, "prune_epochs": 1}
-    name = "tests.runtime.test_distributed:Fails"
-    one_step = {**recipe, "batch_size": 48}  # the step that goes wrong is the epoch's last
-    recipes = (recipe, one_step, recipe)
-    cases = [
-        tiny_config("fails", name=name, options={"how": how}, recipe=r) for how, r in zip(hows, recipes, strict=True)
-    ]
-    start = time.monotonic()
-    statuses, said = executed_by_two(cases, tmp_path)
-    assert time.monotonic() - start < 60  # nothing hangs
-    assert statuses == [1, 1, 1], said
-    rows = [read_rows(folder_of(config).result)[0] for config in cases]
-    assert [row["status"] for row in rows] == ["failed"] * 3
-    assert rows[0]["error"] == "TrainingError: the loss is nan in phase prune, epoch 1, step 2"
+def test_when_one_process_fails_all_do_and_the_row_says_why(ended: dict[str, Ended], two: Path) -> None:
+    cases = failing(two)
+    assert sum(ended[how].seconds for how in cases) < 60  # nothing hangs
+    assert [ended[how].status for how in cases] == [1, 1, 1], ended
+    rows = {how: read_rows(folder_of(config).result)[0] for how, config in cases.items()}
+    assert [row["status"] for row in rows.values()] == ["failed"] * 3
+    assert rows["infinite"]["error"] == "TrainingError: the loss is nan in phase prune, epoch 1, step 2"
     apart = "TrainingError: the processes have come apart: their masks differ in phase prune, epoch 1, step 2"
-    assert rows[1]["error"] == apart
-    assert rows[2]["error"] == "RuntimeError: on the second process alone"
-    log = folder_of(cases[2]).log.read_text()
+    assert rows["apart"]["error"] == apart
+    assert rows["alone"]["error"] == "RuntimeError: on the second process alone"
+    log = folder_of(cases["alone"]).log.read_text()
     assert "in another process" in log and log.count('raise RuntimeError("on the second process alone")') == 1
-    assert said.count("the run failed") == 3
+    assert [ended[how].said.count("the run failed") for how in cases] == [1, 1, 1]
 
 
 @pytest.mark.slow
-def test_a_run_that_torchrun_is_told_to_end_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    images = ("dataset=synthetic", "dataset.image_size=8", "dataset.train_size=96", "dataset.test_size=48")
-    recipe = ("recipe=smoke", "recipe.batch_size=32", "recipe.prune_epochs=4")
-    words = (*images, "model.width=2", "method=dtp", *recipe, "device=cpu", "threads=1")
-    process = torchrun("pruner", *words, f"output_dir={tmp_path / 'told'}")
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith("prune 1/4"):
-            process.send_signal(signal.SIGTERM)
-            break
-    said += process.communicate(timeout=100)[0]
-    assert process.returncode != 0 and "stopped; the same command goes on from what is saved" in said, said
-    assert len(list(tmp_path.glob("told/synthetic-*/*/checkpoint/state.pt"))) == 1
-    said, _ = torchrun("pruner", *words, f"output_dir={tmp_path / 'told'}").communicate(timeout=100)
+def test_a_run_that_torchrun_is_told_to_end_goes_on_to_the_same_bytes(ended: dict[str, Ended], two: Path) -> None:
+    assert (ended["told"].status, ended["left"].status) == (0, 0), ended
+    said = ended["told"].said
     assert "dense 1/1" not in said and "prune 1/4" not in said, said
     assert said.count("final (finetuned)") == 1  # the table, by one of the two
-    torchrun("pruner", *words, f"output_dir={tmp_path / 'left'}").communicate(timeout=100)
-    told, left = (next(tmp_path.glob(f"{outputs}/synthetic-*/*/result.csv")).parent for outputs in ("told", "left"))
+    told, left = (next(two.glob(f"{outputs}/synthetic-*/*/result.csv")).parent for outputs in ("told", "left"))
     killing.same(RunFolder(told), RunFolder(left))
 
 
 @pytest.mark.slow
-def test_what_is_refused_is_said_once(tmp_path: Path) -> None:
-    process = torchrun("pruner", "recipe=smoke", "recipe.batch_size=63", f"output_dir={tmp_path / 'outputs'}")
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode != 0
-    ours = [line for line in said.splitlines() if line.startswith("pruner: ")]
+def test_what_is_refused_is_said_once(ended: dict[str, Ended], two: Path) -> None:
+    assert ended["refused"].status == 2
+    ours = [line for line in ended["refused"].said.splitlines() if line.startswith("pruner: ")]
     assert ours == ["pruner: recipe.batch_size=63: 2 processes share every batch; give a multiple of 2"]
-    assert not (tmp_path / "outputs").exists()
+    assert not (two / "refused").exists()
 
 
 @pytest.fixture
@@ -363,10 +391,16 @@ if __name__ == "__main__":
         check_talk()
         check_batch_norm()
         check_store(Path(sys.argv[1]).parent)
-        ended = []
-        for task in json.loads(Path(sys.argv[1]).read_text()):
+        results = {}
+        for name, task in json.loads(Path(sys.argv[1]).read_text()).items():
             distributed.agree([])  # both have told of the run before, which is forgotten now
+            if distributed.leads():
+                print(BEGINS + name, flush=True)
             distributed.first(lambda: distributed._stores[0].delete_key(distributed.TROUBLE))
-            ended.append(execute(from_dict(task)))
+            start = time.monotonic()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("pruner.cli.main.joined", nullcontext)  # they are
+                status = main(task) if isinstance(task, list) else execute(from_dict(task))
+            results[name] = status, time.monotonic() - start
         if distributed.leads():
-            Path(sys.argv[2]).write_text(json.dumps(ended))
+            Path(sys.argv[2]).write_text(json.dumps(results))

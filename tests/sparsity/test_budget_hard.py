@@ -209,6 +209,6 @@ def test_counting_goes_on_beyond_the_last_whole_number_of_float32() -> None:
     assert int(hard_mask(torch.arange(len(ones)), 2**24 + 3, ones).count_nonzero()) == 2**24 + 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_hundred_million_units() -> None:
     assert_exact(10**8, 10**7 + 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from pruner.checks import ConfigError
 from pruner.config import Choice
@@ -34,11 +35,12 @@ NETWORKS = {
     "attention without biases": (lambda: Attention(bias=False), TOKENS),
     "encoder layer": (encoder, TOKENS),
     "vit": (lambda: build(Choice("vit", "vit", {"patch": 8, "dim": 12, "heads": 3}), (3, 32, 32), 7), (3, 32, 32)),
+    "torchvision's": (lambda: VisionTransformer(32, 16, 2, 3, 12, 16, num_classes=7), (3, 32, 32)),
     "vit_b_16": (lambda: build(Choice("t", "torchvision", {"arch": "vit_b_16"}), (3, 32, 32), 7), (3, 32, 32)),
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n == "vit_b_16" else []) for n in NETWORKS])
 def test_a_network_without_its_dead_heads_is_the_masked_one(name: str) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)

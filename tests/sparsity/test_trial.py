@@ -41,6 +41,7 @@ def config_of(tiny_config: Callable[..., Config], tmp_path: Path) -> Callable[..
             sparsity=0.5,
             dataset={"label": "synthetic", "name": "synthetic", "options": IMAGES},
             model={"label": "odd", "name": "tests.odd_zoo:odd", "options": {"name": name}},
+            recipe={"dense_epochs": 1, "prune_epochs": 1},
             output_dir=str(tmp_path),
             **more,
         )
@@ -58,8 +59,22 @@ def test_the_filters_that_can_go_are_found_in_every_layout(name: str, layout: to
     assert filters_of(model).n == count
 
 
-@pytest.mark.parametrize("granularity", ["filter", "weight"])
-@pytest.mark.parametrize("name", TAKEN)
+# Those whose single weights are another matter than in any network: of weights with two names or uses.
+WEIGHTS = {
+    "a convolution with two names",
+    "a block with two names",
+    "a weight that two share",
+    "one layer on two scales",
+}
+WEIGHTS |= {"a parameter for each channel", "a functional call", "a decoder", "parameters in a list", "hooks"}
+RUNS = [
+    pytest.param(name, granularity, marks=[] if granularity == "filter" or name in WEIGHTS else pytest.mark.long)
+    for name in TAKEN
+    for granularity in ("filter", "weight")
+]
+
+
+@pytest.mark.parametrize(("name", "granularity"), RUNS)
 def test_they_run_and_ship(
     name: str, granularity: str, config_of: Callable[..., Config], finish: Callable[[Config], RunFolder]
 ) -> None:

@@ -14,11 +14,18 @@ from pruner.checks import ConfigError
 from pruner.models import build
 from pruner.sparsity.intake import accept
 from pruner.sparsity.units.make import Units, make_units
-from tests.zoo import NETWORKS, QUICK, choice, marked
+from tests.zoo import NETWORKS, QUICK, choice
+
+# In both layouts; of those that the suite has, in the one of runs.
+CASES = [
+    pytest.param(name, layout, marks=marks if layout is torch.channels_last or marks else pytest.mark.long)
+    for name in NETWORKS
+    for marks in [[] if name in QUICK else [pytest.mark.zoo]]
+    for layout in (torch.contiguous_format, torch.channels_last)
+]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("arch", marked(NETWORKS, QUICK))
+@pytest.mark.parametrize(("arch", "layout"), CASES)
 def test_what_can_be_pruned_of_torchvisions_networks(
     arch: str,
     layout: torch.memory_format,

@@ -266,7 +266,7 @@ def test_a_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert {row["status"] for row in rows} == {"done"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_shells_do_no_cell_twice(tmp_path: Path) -> None:
     words = command(*TWELVE, f"output_dir={tmp_path}")
     shells = [

@@ -37,7 +37,8 @@ def test_no_cell_is_begun_once_a_signal_has_come() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)]
+    ("number", "to_all"),
+    [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.long), (signal.SIGKILL, False)],
 )
 def test_workers_end_with_their_sweep(number: signal.Signals, to_all: bool, tmp_path: Path) -> None:
     """They save what they have, whoever got the signal; `communicate` returns when the last one is gone."""
@@ -56,7 +57,7 @@ def test_workers_end_with_their_sweep(number: signal.Signals, to_all: bool, tmp_
         assert sweep.poll() is None, sweep.communicate()
         time.sleep(0.05)
     (os.killpg if to_all else os.kill)(sweep.pid, number)
-    out, err = sweep.communicate(timeout=60)
+    out, err = sweep.communicate(timeout=300)
     assert "Traceback" not in out + err
     assert len(list(tmp_path.glob("dense/*/checkpoint/state.pt"))) == 2
     logs = [log.read_text(encoding="utf-8") for log in started(tmp_path)]
@@ -82,7 +83,7 @@ def test_cells_that_joblib_holds_ready_are_not_begun_either(tmp_path: Path) -> N
         time.sleep(0.05)
     sweep.terminate()
     try:
-        out, _ = sweep.communicate(timeout=60)
+        out, _ = sweep.communicate(timeout=300)
     finally:
         sweep.kill()
     assert sweep.returncode == 128 + signal.SIGTERM

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import hydra.version
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pruner.checks import ConfigError, plain, require
 from pruner.compose import validate
 from pruner.compose.choices import choices
-from pruner.compose.hydra_internals import Hydra, create_config_search_path
+from pruner.compose.hydra_internals import Hydra, create_config_search_path, take_newest_defaults
 from pruner.config import OPEN_GROUPS, Config, absolute, from_dict, path_options
 from pruner.models import torchvision_names
 
@@ -141,7 +140,7 @@ def _check_master(node: DictConfig) -> None:
 @contextmanager
 def composer(folders: Sequence[Path], name: str) -> Iterator[Composer]:
     """Hydra with our conf/, torchvision's models as choices, and the user's folder, where there is one."""
-    hydra.version.setbase("1.3")
+    take_newest_defaults()
     path = create_config_search_path(str(folders[0]))
     for folder in folders[1:]:
         path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))

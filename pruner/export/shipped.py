@@ -43,7 +43,7 @@ class Shipped:
     @property
     def bits(self) -> int:
         """Of a quantised weight; 0 where weights are floats."""
-        return self.architecture["bits"]
+        return int(self.architecture["bits"])
 
     def provenance(self) -> dict[str, Any]:
         """What a file says of itself: how to feed the network, what was done to it, and what it costs."""

@@ -202,7 +202,8 @@ def _launch(
 
 def _outcome(job: JobReturn) -> tuple[int, str]:
     try:
-        return job.return_value
+        outcome: tuple[int, str] = job.return_value
+        return outcome
     except Exception as error:  # Hydra hands on whatever the cell's process raised
         return 1, one_line(f"{type(error).__name__}: {error}")
 

@@ -64,7 +64,8 @@ class Layer:
 
 def swapped(weight: Tensor, groups: int) -> Tensor:
     """A transposed convolution's weight [in, out / groups, *kernel] as [out, in / groups, *kernel]; or back."""
-    return weight.unflatten(0, (groups, len(weight) // groups)).transpose(1, 2).flatten(0, 1)
+    grouped: Tensor = weight.unflatten(0, (groups, len(weight) // groups))
+    return grouped.transpose(1, 2).flatten(0, 1)
 
 
 def find_layers(model: nn.Module, shape: tuple[int, ...], exclude: tuple[str, ...] = ()) -> list[Layer]:

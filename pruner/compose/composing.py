@@ -108,7 +108,8 @@ class Composer:
         groups = self.engine.config_loader.list_groups("")
         chosen = [word for word in parsed if word.key_or_group in groups and word.package is None]
         for word in chosen:
-            if not isinstance(word.value(), str):
+            value = word.value()
+            if not isinstance(value, str) or ".." in value.split("/"):  # neither names a file of the group
                 options = self.engine.config_loader.get_group_options(word.key_or_group)
                 raise validate.unknown_choice(word.key_or_group, word.get_value_element_as_str(), options)
         try:

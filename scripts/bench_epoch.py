@@ -24,7 +24,7 @@ import torch
 from benching import write
 
 from pruner.compare.spread import paired
-from pruner.store.folders import commit_of
+from pruner.store.commit import commit_of
 from pruner.store.row import EPOCH_COLUMNS, read_rows
 
 

@@ -31,7 +31,8 @@ from pruner.export.formats import FORMATS
 from pruner.export.latency import in_turns, noise
 from pruner.export.shipped import Shipped, shipped
 from pruner.runtime.device import pick_device
-from pruner.store.folders import RunFolder, commit_of
+from pruner.store.commit import commit_of
+from pruner.store.folders import RunFolder
 
 BATCHES = (1, 32)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from pruner.export.latency import in_turns
 from pruner.runtime.device import pick_device
 from pruner.sparsity.budget import hard_mask, soft_mask
-from pruner.store.folders import commit_of
+from pruner.store.commit import commit_of
 
 SWEEPS, CLOSE = 100, 0.01  # Spartan's solver
 COUPLED_MOST = 100_000  # units of coupled costs: filters and heads, never more than thousands

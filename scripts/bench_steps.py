@@ -35,7 +35,7 @@ from pruner.config import Config
 from pruner.export.latency import in_turns
 from pruner.run.experiment import Experiment, prepare
 from pruner.sparsity.masked import MaskedModel
-from pruner.store.folders import commit_of
+from pruner.store.commit import commit_of
 from pruner.training.trainer import Trainer
 
 METHODS = "dtp,smart,spartan,dsa,dpp,pdp,gmp,magnitude"

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from benching import write
 
-from pruner.store.folders import commit_of
+from pruner.store.commit import commit_of
 from pruner.store.row import read_rows
 
 WAYS = {

@@ -15,6 +15,7 @@ from pruner.config import Config
 from pruner.data import ImageSet
 from pruner.data.imageset import TensorSet
 from pruner.run import experiment
+from pruner.run.dense import dense_network
 from pruner.run.experiment import prepare
 from pruner.store.folders import RunFolder
 from pruner.training.trainer import Accuracy
@@ -44,7 +45,7 @@ def test_a_dense_network_knows_nothing_of_what_will_be_done_to_it(
     networks = []
     for number, config in enumerate(configs):
         made = prepare(replace(config, output_dir=str(tmp_path / str(number))))
-        experiment.dense_network(made)
+        dense_network(made)
         networks.append(made.model.state_dict())
     for name, values in networks[0].items():
         assert all(torch.equal(other[name], values) for other in networks[1:]), name
@@ -55,8 +56,8 @@ def test_every_seed_holds_out_other_images(tiny_config: Callable[..., Config]) -
     held_out, seeds = [], []
     for seed in (0, 0, 1):
         setup = prepare(tiny_config("dsa", seed=seed)).method()[0].setup
-        assert isinstance(setup.held_out, TensorSet) and setup.held_out.chosen is not None
-        held_out.append(setup.held_out.chosen.tolist())
+        assert isinstance(setup.examples, TensorSet) and setup.examples.chosen is not None
+        held_out.append(setup.examples.chosen.tolist())
         seeds.append(setup.generator.initial_seed())
     assert held_out[0] == held_out[1] != held_out[2]
     assert seeds[0] == seeds[1] != seeds[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from pruner.methods.base import Method
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units.make import make_units
 from pruner.training.trainer import Trainer
+
+M = TypeVar("M", bound=Method)
 
 
 class Constant(nn.Module):
@@ -55,3 +58,9 @@ class Uneven:
 def trainer_of(model: nn.Module, recipe: Recipe, method: Method | None = None) -> Trainer:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     return Trainer(MaskedModel(model, make_units(layers, (1, 1, 1), "weight")), Uneven(), recipe, "dense", 0, method)
+
+
+def begun(method: M) -> M:
+    """The method, which has read the weights."""
+    method.begin()
+    return method

@@ -5,60 +5,13 @@ Nothing here imports torch. `python -m pruner.compose.combinations` prints the R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import yaml
 
 from pruner.checks import ConfigError
 from pruner.compose.choices import choices, conf_folder
 from pruner.config import GRANULARITIES, SCOPES, Choice
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a method or a score is restricted to, and why."""
-
-    why: str
-    granularities: tuple[str, ...] = GRANULARITIES
-    scopes: tuple[str, ...] = SCOPES
-
-
-# By the name of a built-in method or score; a user's own is not restricted.
-LIMITS = {
-    "dsa": Limit(
-        "it learns the share of every layer itself",
-        granularities=tuple(name for name in GRANULARITIES if name != "nm"),
-        scopes=("global",),
-    ),
-    "fpgm": Limit("it compares the filters of a layer", granularities=("filter",)),
-    "l1": Limit(
-        "of a single weight it is the magnitude",
-        granularities=tuple(name for name in GRANULARITIES if name not in ("weight", "nm")),
-    ),
-}
-WHOLE_OUTPUTS = Limit("a row of these units would be the whole layer", scopes=("global", "layer", "erk", "custom"))
-SCOPES_OF = {
-    "nm": Limit("the pattern says who competes with whom", scopes=("global",)),
-    "filter": WHOLE_OUTPUTS,
-    "head": WHOLE_OUTPUTS,
-}
-
-
-def check_combination(method: Choice, granularity: str, scope: str) -> None:
-    """Raises ConfigError, with what can be used instead, when the three do not go together."""
-    for limit in _limits(method):
-        if granularity not in limit.granularities:
-            use = _choices("granularity", limit.granularities)
-            raise ConfigError(f"granularity={granularity}: not with method={method.label}: {limit.why}; use {use}")
-        if scope not in limit.scopes:
-            use = _choices("scope", limit.scopes)
-            raise ConfigError(f"scope={scope}: not with method={method.label}: {limit.why}; use {use}")
-    shape = SCOPES_OF.get(granularity)
-    if shape and scope not in shape.scopes:
-        use = _choices("scope", shape.scopes)
-        raise ConfigError(f"scope={scope}: not with granularity={granularity}: {shape.why}; use {use}")
+from pruner.methods import check_combination
+from pruner.methods.limits import SCOPES_OF
 
 
 def allowed(method: Choice, granularity: str) -> list[str]:
@@ -95,16 +48,6 @@ def _goes(method: Choice, granularity: str, scope: str) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def _limits(method: Choice) -> list[Limit]:
-    score: Any = method.options.get("score")
-    name = score.get("name") if isinstance(score, Mapping) else score
-    return [LIMITS[part] for part in (method.name, name) if part in LIMITS]
-
-
-def _choices(key: str, names: tuple[str, ...]) -> str:
-    return f"{key}={names[0]}" if len(names) == 1 else f"{key}={', '.join(names[:-1])} or {names[-1]}"
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import yaml
 
 from pruner.checks import ConfigError, convert, hint, one_of, require
 from pruner.compose.choices import choices, conf_folder
-from pruner.compose.combinations import check_combination
 from pruner.config import OPEN_GROUPS, Choice, Config, expand
 from pruner.data.paths import check_folder
+from pruner.methods import check_combination, read_options
 from pruner.models import BUILTIN, WITHOUT_FILTERS, check_arch, torchvision_names
 
 LAUNCHER = "hydra/launcher"
@@ -41,6 +41,8 @@ def check(config: Config) -> None:
         check_options(group, getattr(config, group))
     check_score(config.method)
     check_combination(config.method, config.granularity, config.scope)
+    if ":" not in config.method.name:  # a user's own may import torch
+        read_options(config.method)
     check_model(config.model, config.granularity)
     if config.dataset.name == "imagefolder":
         check_folder(str(config.dataset.options.get("root", "")))
@@ -63,8 +65,8 @@ def check_expected(options: Mapping[str, Any]) -> None:
 def check_options(group: str, choice: Choice) -> None:
     """Raises ConfigError where a choice of ours has another class, or a class of ours an option that it does not take.
 
-    The files in conf/ spell out all that a class takes, and of which types; ranges are its own business, which needs
-    torch. A user's own class is asked when it is there.
+    The files in conf/ spell out all that a class takes, and of which types; ranges are its own business. A user's own
+    class is asked when it is there.
     """
     if ":" in choice.name:
         return

@@ -1,14 +1,18 @@
 """Pruning methods: what score a unit gets, and how soft scores become hard. One file each; none knows another.
 
-Importing this package imports no torch: a method's own file is loaded when a run needs it.
+Importing this package imports no torch: what a method can be told and what it is limited to is in `options`, its own
+file is loaded when it is needed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from pruner.checks import require
+from pruner.checks import one_of, require
 from pruner.config import Choice
+from pruner.methods import options, scores
+from pruner.methods.limits import Limits, check_scope
 from pruner.options import bind, resolve
 
 if TYPE_CHECKING:
@@ -27,6 +31,22 @@ BUILTIN = {
 }
 
 
+def choice(method: str | type[Method] | Choice, given: Mapping[str, Any]) -> Choice:
+    """The choice of a name of the command line's, such as `dtp` or `snip`, of `package.module:Class`, or of a class.
+
+    Raises ConfigError for a name that is none of these.
+    """
+    if isinstance(method, Choice):
+        return method
+    if isinstance(method, type):
+        return Choice(method.__name__, f"{method.__module__}:{method.__qualname__}", dict(given))
+    if method in scores.BUILTIN:  # one mask at once, by this score
+        return Choice(method, "one_shot", {"score": {"name": method, **given}})
+    if ":" not in method:
+        one_of("method", method, [*(name for name in BUILTIN if name != "one_shot"), *scores.BUILTIN])
+    return Choice(method, method, dict(given))
+
+
 def find(choice: Choice) -> type[Method]:
     """The class that `choice` names, built in or a user's. Raises ConfigError when it is not there, or no Method."""
     from pruner.methods.base import Method  # here, so that help and wrong input are answered without torch
@@ -37,10 +57,33 @@ def find(choice: Choice) -> type[Method]:
     return found
 
 
+def read_options(choice: Choice, method: type[Method] | None = None) -> options.Options:
+    """The options of a choice, checked by the dataclass of its method. Raises ConfigError. Built in: without torch."""
+    cls = method.Options if method else options.BUILTIN.get(choice.name) or find(choice).Options
+    read: options.Options = cls(**bind("method", choice.label, cls, choice.options, ()))
+    return read
+
+
+def check_combination(choice: Choice, granularity: str, scope: str) -> None:
+    """Raises ConfigError, with what can be used instead, when the three do not go together.
+
+    Of a user's own class, which would have to be imported, nothing is known here: see `Limits.check`.
+    """
+    for limits in _limits(choice):
+        limits.check(f"method={choice.label}", granularity, scope)
+    check_scope(granularity, scope)
+
+
+def _limits(choice: Choice) -> list[Limits]:
+    score: Any = choice.options.get("score")
+    name = score.get("name") if isinstance(score, Mapping) else score
+    own = options.BUILTIN.get(choice.name)
+    return [*([own.limits] if own else []), *([scores.LIMITS[name]] if name in scores.LIMITS else [])]
+
+
 def create(choice: Choice, setup: Setup) -> Method:
-    """The method that `choice` names, with its options checked against its constructor.
+    """The method that `choice` names, with its options checked.
 
     Raises ConfigError for a name that is not there and for options that the method does not take.
     """
-    cls = find(choice)
-    return cls(setup=setup, **bind("method", choice.label, cls, choice.options, ("setup",)))
+    return find(choice)(setup, read_options(choice))

@@ -17,46 +17,28 @@ no filter would come back. For units larger than a weight |w| stands for `Units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from pruner.checks import require
 from pruner.methods import scores
 from pruner.methods.base import Method, Setup
+from pruner.methods.options import ACDCOptions
 from pruner.methods.schedules import alternating
 
 
 class ACDC(Method):
-    """Hard masks that come and go.
+    """Hard masks that come and go. For its options see `ACDCOptions`."""
 
-    In shares of the phase: warmup, dense at first; period, of one sparse and one dense stage of equal length;
-    last_dense and last_sparse, where the last dense and the last sparse stage begin. 0 <= warmup <= last_dense <=
-    last_sparse < 1, period above 0. score: what a unit is worth (see `pruner.methods.scores`); the paper's: magnitude.
-    """
+    Options = ACDCOptions
+    options: ACDCOptions
 
-    def __init__(
-        self,
-        setup: Setup,
-        warmup: float = 0.1,
-        period: float = 0.1,
-        last_dense: float = 0.75,
-        last_sparse: float = 0.85,
-        score: str | Mapping[str, Any] = "magnitude",
-    ):
-        require(warmup >= 0, "method.warmup", warmup, "0 or more")
-        require(period > 0, "method.period", period, "above 0")
-        require(last_dense >= warmup, "method.last_dense", last_dense, f"method.warmup={warmup} or more")
-        allowed = f"method.last_dense={last_dense} or more, and below 1"
-        require(last_dense <= last_sparse < 1, "method.last_sparse", last_sparse, allowed)
-        super().__init__(setup)
-        self.warmup, self.period, self.last_dense, self.last_sparse = warmup, period, last_dense, last_sparse
-        self.score = scores.create(score, setup)
+    def __init__(self, setup: Setup, options: ACDCOptions | None = None):
+        super().__init__(setup, options)
+        self.score = scores.create(self.options.score, setup)
         # The scores at the latest compression, and the mask made of them.
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("kept", torch.ones_like(self.ranking))
+        self._decompressed = -1  # the latest step that did so
 
     ranking: Tensor
     kept: Tensor
@@ -66,8 +48,9 @@ class ACDC(Method):
 
     def mask(self, step: int) -> Tensor:
         before, now = self._stage(step - 1), self._stage(step)
-        if self.resets_momentum(step):
+        if self.resets_momentum(step) and self._decompressed != step:  # a step may have several forward passes
             self._decompress()
+            self._decompressed = step
         if now is None:
             return torch.ones_like(self.kept)
         if now != before:
@@ -86,7 +69,8 @@ class ACDC(Method):
         if step < 0:
             return None
         progress = 1.0 if step == self.setup.steps - 1 else step / self.setup.steps
-        return alternating(progress, self.warmup, self.period, self.last_dense, self.last_sparse)
+        options = self.options
+        return alternating(progress, options.warmup, options.period, options.last_dense, options.last_sparse)
 
     def _compress(self) -> None:
         self.ranking = self.score()

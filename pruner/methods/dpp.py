@@ -33,8 +33,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
+from pruner.methods.options import DPPOptions
 from pruner.methods.schedules import cubic, fall
 
 
@@ -88,45 +88,23 @@ def diversity(logits: Tensor) -> float:
 
 
 class DPP(Method):
-    """Hard masks drawn by trainable logits.
+    """Hard masks drawn by trainable logits. For its options see `DPPOptions`."""
 
-    sigma: scale of the Gumbel noise, 0 or more; `sigma_end` at the end of the phase, on a line between. temperature and
-    temperature_end: of the softmaxes, above 0, on a line too. score_lr: Adam's rate for the logits; 0 keeps them as
-    they start. entropy: lambda, 0 or more. softmaxes: the most units that a row may keep for S to be the sum of
-    softmaxes. init: `magnitude`, logits that start at log|w|, or `random`, normal ones. spread: their standard
-    deviation at the start, above 0. ramp: share of the phase over which the budget comes down, in [0, 1].
-    """
+    Options = DPPOptions
+    options: DPPOptions
 
-    def __init__(
-        self,
-        setup: Setup,
-        sigma: float = 0.03,
-        sigma_end: float = 0.0,
-        temperature: float = 5.0,
-        temperature_end: float = 0.5,
-        score_lr: float = 0.2,
-        entropy: float = 1e-5,
-        softmaxes: int = 32,
-        init: str = "magnitude",
-        spread: float = 5.0,
-        ramp: float = 0.3,
-    ):
-        for key, value in (("sigma", sigma), ("sigma_end", sigma_end), ("score_lr", score_lr), ("entropy", entropy)):
-            require(value >= 0, f"method.{key}", value, "0 or more")
-        above_zero = {"temperature": temperature, "temperature_end": temperature_end, "spread": spread}
-        for key, value in above_zero.items():
-            require(value > 0, f"method.{key}", value, "above 0")
-        require(softmaxes >= 0, "method.softmaxes", softmaxes, "0 or more")
-        one_of("method.init", init, ("magnitude", "random"))
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        super().__init__(setup)
-        self.sigmas, self.temperatures = (sigma, sigma_end), (temperature, temperature_end)
-        self.score_lr, self.entropy, self.softmaxes, self.ramp = score_lr, entropy, softmaxes, ramp
-        self.phi = nn.Parameter(spread * (self._magnitudes() if init == "magnitude" else self._noise()))
+    def __init__(self, setup: Setup, options: DPPOptions | None = None):
+        super().__init__(setup, options)
+        self.phi = nn.Parameter(setup.zeros())
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        start = self._magnitudes() if self.options.init == "magnitude" else self._noise()
+        self.phi.copy_(self.options.spread * start)
 
     def _magnitudes(self) -> Tensor:
         """The units' log-magnitudes [n], standardised, with a floor that lets even a zero come back."""
-        magnitudes = self.setup.magnitudes().detach()
+        magnitudes = self.setup.magnitudes()
         logs = (magnitudes / magnitudes.mean().clamp(min=1e-30)).clamp(min=1e-3).log()
         return (logs - logs.mean()) / logs.std(correction=0).clamp(min=1e-6)
 
@@ -136,38 +114,40 @@ class DPP(Method):
 
     def mask(self, step: int) -> Tensor:
         progress = step / max(self.setup.steps - 1, 1)
-        sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
-        z = self.draw(progress)
-        soft = self._soft(z, fall(*self.temperatures, progress, "linear"), sparsity)
+        sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.options.ramp)
+        z = self.draw(progress, self.setup.draws(step))
+        temperature = fall(self.options.temperature, self.options.temperature_end, progress, "linear")
+        soft = self._soft(z, temperature, sparsity)
         return self.allocation.hard(z, sparsity) + (soft - soft.detach())  # 0 and 1 to the last bit, unlike M - S + S
 
-    def draw(self, progress: float) -> Tensor:
+    def draw(self, progress: float, generator: torch.Generator) -> Tensor:
         """The logits [n] with fresh noise, at `progress` in [0, 1] of the phase."""
-        # torch's own generator, which is seeded every epoch: a run that goes on draws what it would have drawn.
-        gumbel = -torch.empty_like(self.phi).exponential_().log()
-        return self.phi + fall(*self.sigmas, progress, "linear") * gumbel
+        gumbel = -torch.empty_like(self.phi).exponential_(generator=generator).log()
+        return self.phi + fall(self.options.sigma, self.options.sigma_end, progress, "linear") * gumbel
 
     def _soft(self, z: Tensor, temperature: float, sparsity: float) -> Tensor:
         """S [n]: what the gradient sees of the draw z [n]."""
         kept = self.allocation.kept(sparsity)
-        if kept is None or min(kept) > self.softmaxes:
+        if kept is None or min(kept) > self.options.softmaxes:
             return self.allocation.soft(z, temperature, sparsity)
         drawn = soft = self.allocation.split(z)
-        if max(kept) > self.softmaxes:
+        if max(kept) > self.options.softmaxes:
             soft = self.allocation.split(self.allocation.soft(z, temperature, sparsity))
         parts = [
-            successive_softmax(rows, k, temperature) if k <= self.softmaxes else relaxed
+            successive_softmax(rows, k, temperature) if k <= self.options.softmaxes else relaxed
             for rows, relaxed, k in zip(drawn, soft, kept, strict=True)
         ]
         return self.allocation.join(parts)
 
     def penalty(self) -> Tensor | float:
-        if self.entropy == 0:
+        if self.options.entropy == 0:
             return 0.0
-        return self.entropy * torch.stack([entropy(rows).sum() for rows in self.allocation.split(self.phi)]).sum()
+        return (
+            self.options.entropy * torch.stack([entropy(rows).sum() for rows in self.allocation.split(self.phi)]).sum()
+        )
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        return torch.optim.Adam([self.phi], lr=self.score_lr, fused=True)
+        return torch.optim.Adam([self.phi], lr=self.options.score_lr, fused=True)
 
     def scores(self) -> Tensor:
         return self.phi.detach()

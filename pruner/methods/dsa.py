@@ -35,17 +35,15 @@ the running ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from pruner.checks import require
-from pruner.data import ImageSet
 from pruner.methods.base import Method, Setup
+from pruner.methods.examples import Batch, endless
+from pruner.methods.options import DSAOptions
 from pruner.methods.ratios import along_budget, group_cost, nearest_within
 from pruner.methods.schedules import cubic, fall
 from pruner.runtime.distributed import average
@@ -100,71 +98,34 @@ def importance(setup: Setup) -> Tensor:
     return b.clamp(min=1e-12)
 
 
-def endless(images: ImageSet, batch_size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled passes over the images, one after another, from batch number `first` on; the same for a seed."""
-    turn, skipped = divmod(first, images.steps(batch_size))
-    yield from islice(images.batches(batch_size, seed=seed + turn), skipped, None)
-    for later in count(turn + 1):
-        yield from images.batches(batch_size, seed=seed + later)
-
-
-def draw(p: Tensor, chances: Tensor) -> Tensor:
+def draw(p: Tensor, chances: Tensor, generator: torch.Generator) -> Tensor:
     """A hard mask [n] drawn with these chances [n], which are p [n] with a floor; straight through to p."""
-    return torch.bernoulli(chances) + (p - p.detach())
+    return torch.bernoulli(chances, generator=generator) + (p - p.detach())
 
 
 class DSA(Method):
-    """Keep ratios per group, learned on held-out images; units are drawn by importance.
+    """Keep ratios per group, learned on held-out images; units are drawn by importance. Options: `DSAOptions`."""
 
-    beta: sharpness at the end of the phase, 1 or more. spread: standard deviation given to log b within a group; 0
-    leaves log b as it is. floor: the least chance that a unit is drawn, as a share of its group's alpha, in [0, 1).
-    start: theta at first. every: steps of the weights between two of theta. rate: how far, in log-odds, the loss can
-    move theta over the phase, 0 or more; 0 leaves all ratios equal. pull: share of the gap to z - u that a step of
-    theta closes, in (0, 1]. duals: steps of u in the phase, 1 or more. ramp: share of the phase in which the budget
-    comes down, in [0, 1]. batch_share: held-out images in a step, as a share of the run's batch, above 0; never fewer
-    than two.
-    """
-
+    Options = DSAOptions
+    options: DSAOptions
     held_out = 0.1
 
-    def __init__(
-        self,
-        setup: Setup,
-        beta: float = 100.0,
-        spread: float = 2.0,
-        floor: float = 0.01,
-        start: float = 5.0,
-        every: int = 8,
-        rate: float = 2.0,
-        pull: float = 0.5,
-        duals: int = 10,
-        ramp: float = 0.3,
-        batch_share: float = 0.25,
-    ):
-        require(beta >= 1, "method.beta", beta, "1 or more")
-        require(spread >= 0, "method.spread", spread, "0 or more")
-        require(0 <= floor < 1, "method.floor", floor, "at least 0 and below 1")
-        require(every >= 1, "method.every", every, "1 or more")
-        require(rate >= 0, "method.rate", rate, "0 or more")
-        require(0 < pull <= 1, "method.pull", pull, "above 0, to 1")
-        require(duals >= 1, "method.duals", duals, "1 or more")
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        require(batch_share > 0, "method.batch_share", batch_share, "above 0")
-        super().__init__(setup)
+    def __init__(self, setup: Setup, options: DSAOptions | None = None):
+        super().__init__(setup, options)
         self.sizes = setup.units.sizes
-        self.beta, self.spread, self.floor, self.every, self.ramp = beta, spread, floor, every, ramp
-        self.batch_size = max(2, round(batch_share * setup.batch_size))  # batch norm needs two
-        theta_steps = max(1, setup.steps // every)
-        self.dual_every = max(1, theta_steps // duals)
+        self.batch_size = max(2, round(self.options.batch_share * setup.batch_size))  # batch norm needs two
+        theta_steps = max(1, setup.steps // self.options.every)
+        self.dual_every = max(1, theta_steps // self.options.duals)
         self.cost = group_cost(self.allocation)
-        self.theta = nn.Parameter(torch.full((len(self.sizes),), start, device=setup.units.device))
+        self.theta = nn.Parameter(torch.full((len(self.sizes),), self.options.start, device=setup.units.device))
         self.register_buffer("z", self.theta.detach().clone())
         self.register_buffer("u", torch.zeros_like(self.z))
         self.register_buffer("p", torch.ones(setup.units.n, device=setup.units.device))
-        self.rate, self.pull = rate / theta_steps, pull
+        self.rate = self.options.rate / theta_steps  # of a step
         self._chances: Tensor | None = None
+        self._generator = setup.draws(0)  # of the step under way: its mask, and then that of theta's own step
         self._adam = torch.optim.Adam([self.theta], betas=(0.9, 0.99))
-        self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # held-out ones
+        self._batches: Iterator[Batch] = iter(())  # held-out ones
         self._next = -1  # the number of the batch that comes next
 
     z: Tensor
@@ -172,28 +133,29 @@ class DSA(Method):
     p: Tensor  # of the latest mask
 
     def mask(self, step: int) -> Tensor:
-        if step % self.every == 0:
+        if step % self.options.every == 0:
             self.p, self._chances = self.probabilities(step), None
-        return torch.bernoulli(self.chances())
+        self._generator = self.setup.draws(step)
+        return torch.bernoulli(self.chances(), generator=self._generator)
 
     def probabilities(self, step: int) -> Tensor:
         """p [n] at this step, before its floor."""
-        beta = fall(1.0, self.beta, step / max(1, self.setup.steps - 1))
+        beta = fall(1.0, self.options.beta, step / max(1, self.setup.steps - 1))
         logs = [self._rescaled(log_b) for log_b in importance(self.setup).log().split(self.sizes)]
         shares = zip(logs, self.keep_ratios(), strict=True)
         return torch.cat([keep_probabilities(log_b, share, beta) for log_b, share in shares])
 
     def _rescaled(self, log_b: Tensor) -> Tensor:
-        if not self.spread:
+        if not self.options.spread:
             return log_b
         some = log_b[:: max(1, len(log_b) // MANY)]  # the median of millions takes seconds
         log_b = log_b.clamp(min=float(some.median()) - FLOOR)
-        return (log_b - log_b.mean()) * (self.spread / log_b.std(correction=0).clamp(min=1e-6))
+        return (log_b - log_b.mean()) * (self.options.spread / log_b.std(correction=0).clamp(min=1e-6))
 
     def chances(self) -> Tensor:
         """p [n] with its floor, a share of its group's alpha: the chance with which a unit is drawn."""
         if self._chances is None:
-            parts = zip(self.p.split(self.sizes), (self.floor * self.keep_ratios()).tolist(), strict=True)
+            parts = zip(self.p.split(self.sizes), (self.options.floor * self.keep_ratios()).tolist(), strict=True)
             self._chances = torch.cat([part.clamp(min=floor) for part, floor in parts])
         return self._chances
 
@@ -201,35 +163,36 @@ class DSA(Method):
         return self._adam  # finds no gradient on theta beside the weights; `update` makes theta's own steps
 
     def update(self, step: int) -> None:
-        number, rest = divmod(step + 1, self.every)
+        number, rest = divmod(step + 1, self.options.every)
         last = step + 1 == self.setup.steps
         if not rest:
             self._theta_step(number - 1, step)
         if rest and not last:
             return
         final = self.allocation.sparsity
-        sparsity = cubic(final, (step + 1) / self.setup.steps, self.ramp)
+        sparsity = cubic(final, (step + 1) / self.setup.steps, self.options.ramp)
         with torch.no_grad():
             self.z = nearest_within(self.theta + self.u, self.cost, self.allocation.target(sparsity))
             if last:
                 self.theta.copy_(self.z)
                 return
-            self.theta.lerp_(self.z - self.u, self.pull)
+            self.theta.lerp_(self.z - self.u, self.options.pull)
             if number % self.dual_every == 0 and sparsity == final:  # a multiplier is of one budget
                 self.u = self.u + self.theta - self.z
 
     def _theta_step(self, number: int, step: int) -> None:
         """Step `number` of theta, after this step of the weights; neither weights nor running statistics change."""
-        held_out, seed = self.setup.held_out, self.setup.generator.initial_seed()
-        assert held_out is not None
+        held_out, seed = self.setup.examples, self.setup.generator.initial_seed()
+        if held_out is None:
+            raise ValueError("dsa needs held-out batches, and the setup has none")
         if self._next != number:
             self._batches = endless(held_out, self.batch_size, seed, number)
         (images, labels), self._next = next(self._batches), number + 1
         before = [buffer.clone() for buffer in self.setup.model.buffers()]
         alpha = self.keep_ratios().requires_grad_()
         parts = zip(alpha, self.p.split(self.sizes), strict=True)
-        mask = draw(torch.cat([moved_by(share, part) for share, part in parts]), self.chances())
-        loss = F.cross_entropy(self.setup.logits(mask, images), labels)
+        mask = draw(torch.cat([moved_by(share, part) for share, part in parts]), self.chances(), self._generator)
+        loss = self.setup.loss(self.setup.logits(mask, images), labels)
         (slope,) = torch.autograd.grad(loss, alpha)
         average([slope])  # where several processes work on a run, theirs may differ in the last bit
         price = torch.autograd.functional.jacobian(self.cost, alpha.detach().double().cpu())

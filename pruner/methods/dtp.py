@@ -40,9 +40,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
 from pruner.methods.groupwise import GroupwiseAdam
+from pruner.methods.options import DTPOptions
 from pruner.methods.schedules import cubic
 
 
@@ -59,50 +59,39 @@ class Walk(torch.autograd.Function):
 
 
 class DTP(Method):
-    """Latent scores carried in a transport plan that hardens by itself.
+    """Latent scores carried in a transport plan that hardens by itself. For its options see `DTPOptions`."""
 
-    sharpness: x = T std(s) / eps, above 0; how decided the plan is after the phase.
-    score_lr: rate of the scores, in units of their initial standard deviation; 0 keeps them as they start.
-    init: `magnitude` (standardised) or `constant`.
-    ramp: share of the phase over which the budget comes down, in [0, 1]; 0 asks for all at once.
-    """
+    Options = DTPOptions
+    options: DTPOptions
 
-    def __init__(
-        self,
-        setup: Setup,
-        sharpness: float = 5.0,
-        score_lr: float = 0.02,
-        init: str = "magnitude",
-        ramp: float = 0.3,
-    ):
-        require(sharpness > 0, "method.sharpness", sharpness, "above 0")
-        require(score_lr >= 0, "method.score_lr", score_lr, "0 or more")
-        one_of("method.init", init, ("magnitude", "constant"))
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        super().__init__(setup)
-        self.score_lr, self.ramp = score_lr, ramp
-        self.eps = max(setup.steps, 1) / sharpness  # of scores with unit deviation
-        magnitudes = setup.magnitudes().detach()
-        start = magnitudes - magnitudes.mean()
-        start = start / start.std(correction=0).clamp(min=1e-12) if init == "magnitude" else torch.zeros_like(start)
-        self.latent = nn.Parameter(start)
+    def __init__(self, setup: Setup, options: DTPOptions | None = None):
+        super().__init__(setup, options)
+        self.eps = max(setup.steps, 1) / self.options.sharpness  # of scores with unit deviation
+        self.latent = nn.Parameter(setup.zeros())
         # The sum of the scores over the steps made so far, that which is under way among them.
-        self.register_buffer("path", torch.zeros_like(start))
+        self.register_buffer("path", setup.zeros())
         self._under_way = False
 
     path: Tensor
 
+    @torch.no_grad()
+    def begin(self) -> None:
+        if self.options.init == "magnitude":
+            magnitudes = self.setup.magnitudes()
+            start = magnitudes - magnitudes.mean()
+            self.latent.copy_(start / start.std(correction=0).clamp(min=1e-12))
+
     def mask(self, step: int) -> Tensor:
         path = Walk.apply(self.latent, self.path, not self._under_way)
         self._under_way = True
-        sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
+        sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.options.ramp)
         return self.allocation.soft(path, self.eps / 2, sparsity)
 
     def update(self, step: int) -> None:
         self._under_way = False
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        return GroupwiseAdam(self.latent, self.setup.units.sizes, self.score_lr, betas=(0.0, 0.999))
+        return GroupwiseAdam(self.latent, self.setup.units.sizes, self.options.score_lr, betas=(0.0, 0.999))
 
     def scores(self) -> Tensor:
         # With the scores as they are now.

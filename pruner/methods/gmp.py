@@ -14,31 +14,25 @@ best (outputs/tables/tune-weight.csv). For filters |w| stands for `Units.magnitu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pruner.checks import require
 from pruner.methods import scores
 from pruner.methods.base import Method, Setup
+from pruner.methods.options import GMPOptions
 from pruner.methods.schedules import cubic
 
 
 class GMP(Method):
-    """Hard masks under a budget that falls with the cube of time.
+    """Hard masks under a budget that falls with the cube of time. For its options see `GMPOptions`."""
 
-    ramp: share of the phase over which the budget falls, in [0, 1]. every: steps between two masks. score: what a unit
-    is worth (see `pruner.methods.scores`); the paper's is magnitude.
-    """
+    Options = GMPOptions
+    options: GMPOptions
 
-    def __init__(self, setup: Setup, ramp: float = 0.3, every: int = 5, score: str | Mapping[str, Any] = "magnitude"):
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        require(every >= 1, "method.every", every, "1 or more")
-        super().__init__(setup)
-        self.ramp, self.every = ramp, every
-        self.score = scores.create(score, setup)
+    def __init__(self, setup: Setup, options: GMPOptions | None = None):
+        super().__init__(setup, options)
+        self.score = scores.create(self.options.score, setup)
         # The scores that the last mask was made of, and that mask.
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("current", torch.ones_like(self.ranking))
@@ -50,9 +44,9 @@ class GMP(Method):
         self.ranking = self.score()  # what a phase of no steps ends with
 
     def mask(self, step: int) -> Tensor:
-        ramp_end = math.ceil(self.ramp * self.setup.steps)
-        if step == ramp_end or (step < ramp_end and step % self.every == 0):
-            sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.ramp)
+        ramp_end = math.ceil(self.options.ramp * self.setup.steps)
+        if step == ramp_end or (step < ramp_end and step % self.options.every == 0):
+            sparsity = cubic(self.allocation.sparsity, step / self.setup.steps, self.options.ramp)
             self.ranking = self.score()
             self.current = self.allocation.hard(self.ranking, sparsity)
         return self.current

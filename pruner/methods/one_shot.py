@@ -6,22 +6,23 @@ scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from pruner.methods import scores
 from pruner.methods.base import Method, Setup
+from pruner.methods.options import OneShotOptions
 
 
 class OneShot(Method):
-    """One hard mask for the whole phase. score: what a unit is worth (see `pruner.methods.scores`)."""
+    """One hard mask for the whole phase. For its option see `OneShotOptions`."""
 
-    def __init__(self, setup: Setup, score: str | Mapping[str, Any] = "magnitude"):
-        super().__init__(setup)
-        self.score = scores.create(score, setup)
+    Options = OneShotOptions
+    options: OneShotOptions
+
+    def __init__(self, setup: Setup, options: OneShotOptions | None = None):
+        super().__init__(setup, options)
+        self.score = scores.create(self.options.score, setup)
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("fixed", torch.ones(setup.units.n, device=setup.units.device))
 

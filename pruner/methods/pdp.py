@@ -22,8 +22,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruner.checks import require
-from pruner.methods.base import Method, Setup
+from pruner.methods.base import Method
+from pruner.methods.options import PDPOptions
 from pruner.methods.schedules import linear
 
 
@@ -53,20 +53,13 @@ def soft_around(magnitudes: Tensor, kept: Tensor, tau: float) -> Tensor:
 
 
 class PDP(Method):
-    """Soft masks from magnitudes around a threshold.
+    """Soft masks from magnitudes around a threshold. For its options see `PDPOptions`."""
 
-    tau: width of the undecided band, in units of the mean square of the competing magnitudes, above 0. ramp: share
-    of the phase over which the budget comes down, in [0, 1].
-    """
-
-    def __init__(self, setup: Setup, tau: float = 0.5, ramp: float = 0.7):
-        require(tau > 0, "method.tau", tau, "above 0")
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        super().__init__(setup)
-        self.tau, self.ramp = tau, ramp
+    Options = PDPOptions
+    options: PDPOptions
 
     def mask(self, step: int) -> Tensor:
-        return self._soft(linear(self.allocation.sparsity, step / self.setup.steps, self.ramp))
+        return self._soft(linear(self.allocation.sparsity, step / self.setup.steps, self.options.ramp))
 
     def scores(self) -> Tensor:
         return self.setup.magnitudes().detach()
@@ -79,4 +72,4 @@ class PDP(Method):
         magnitudes = self.setup.magnitudes()
         kept = self.allocation.hard(magnitudes, sparsity)
         parts = zip(self.allocation.split(magnitudes), self.allocation.split(kept), strict=True)
-        return self.allocation.join([soft_around(values, part, self.tau) for values, part in parts])
+        return self.allocation.join([soft_around(values, part, self.options.tau) for values, part in parts])

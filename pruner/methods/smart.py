@@ -37,51 +37,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pruner.checks import one_of, require
 from pruner.methods.base import Method, Setup
 from pruner.methods.groupwise import GroupwiseAdam
+from pruner.methods.options import SmartOptions
 from pruner.methods.schedules import cubic, fall, reheated
 
 
 class Smart(Method):
-    """One trainable mask parameter for each unit, hardened by a falling temperature.
+    """One trainable mask parameter for each unit, hardened by a falling temperature. Options: `SmartOptions`."""
 
-    tau0, tau1: temperatures of the first and the last step, tau0 >= tau1 > 0, in standard deviations of the initial m.
-    undecided: the largest share of units with a mask from 0.05 to 0.95, under the final budget, that tau0 may leave at
-    the start, above 0; it is lowered where there are more, not below tau1; 1 takes tau0 as it is. schedule: how it
-    falls, `exponential`, `linear`, `cosine`, or `reheating`: an exponential fall that starts again `reheats` times
-    (see `pruner.methods.schedules`).
-    score_lr: rate of m, in the same units; 0 keeps m as it starts.
-    ramp: share of the phase over which the budget comes down, in [0, 1]; 0 asks for all at once.
-    """
+    Options = SmartOptions
+    options: SmartOptions
 
-    def __init__(
-        self,
-        setup: Setup,
-        tau0: float = 1.0,
-        tau1: float = 0.3,
-        undecided: float = 0.25,
-        schedule: str = "exponential",
-        reheats: int = 2,
-        score_lr: float = 0.02,
-        ramp: float = 0.3,
-    ):
-        require(tau0 > 0, "method.tau0", tau0, "above 0")
-        require(0 < tau1 <= tau0, "method.tau1", tau1, f"above 0, and at most method.tau0={tau0}")
-        require(0 < undecided <= 1, "method.undecided", undecided, "above 0, to 1")
-        one_of("method.schedule", schedule, ("exponential", "linear", "cosine", "reheating"))
-        require(reheats >= 0, "method.reheats", reheats, "0 or more")
-        require(score_lr >= 0, "method.score_lr", score_lr, "0 or more")
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        super().__init__(setup)
-        self.tau1, self.schedule, self.reheats = tau1, schedule, reheats
-        self.score_lr, self.ramp = score_lr, ramp
-        magnitudes = setup.magnitudes().detach()
-        centred = magnitudes - magnitudes.mean()
-        self.latent = nn.Parameter(centred / centred.square().mean().sqrt().clamp(min=1e-12))
-        self.tau0 = self._start(tau0, undecided)
+    def __init__(self, setup: Setup, options: SmartOptions | None = None):
+        super().__init__(setup, options)
+        self.latent = nn.Parameter(setup.zeros())
+        self.register_buffer("tau0", torch.tensor(self.options.tau0, dtype=torch.float64))  # lowered in `begin`
+
+    tau0: Tensor
 
     @torch.no_grad()
+    def begin(self) -> None:
+        magnitudes = self.setup.magnitudes()
+        centred = magnitudes - magnitudes.mean()
+        self.latent.copy_(centred / centred.square().mean().sqrt().clamp(min=1e-12))
+        self.tau0.fill_(self._start(self.options.tau0, self.options.undecided))
+
     def _start(self, tau0: float, most: float) -> float:
         """The highest temperature of tau0 to tau1 that leaves at most the share `most` of units undecided; else tau1.
 
@@ -92,7 +73,7 @@ class Smart(Method):
             mask = self.allocation.soft(self.latent, tau)
             return float(((mask > 0.05) & (mask < 0.95)).double().mean())
 
-        low, high = self.tau1, tau0
+        low, high = self.options.tau1, tau0
         if undecided(high) <= most:
             return high
         while high > 1.001 * low:
@@ -102,18 +83,19 @@ class Smart(Method):
 
     def temperature(self, progress: float) -> float:
         """tau at `progress` in [0, 1] of the phase."""
-        if self.schedule == "reheating":
-            return reheated(self.tau0, self.tau1, progress, self.reheats)
-        return fall(self.tau0, self.tau1, progress, self.schedule)
+        tau0, options = float(self.tau0), self.options
+        if options.schedule == "reheating":
+            return reheated(tau0, options.tau1, progress, options.reheats)
+        return fall(tau0, options.tau1, progress, options.schedule)
 
     def mask(self, step: int) -> Tensor:
         # The last step is at the end of the schedules, so that the network is trained at the mask it ends with.
         progress = step / max(self.setup.steps - 1, 1)
-        sparsity = cubic(self.allocation.sparsity, progress, self.ramp)
+        sparsity = cubic(self.allocation.sparsity, progress, self.options.ramp)
         return self.allocation.soft(self.latent, self.temperature(progress), sparsity)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
-        return GroupwiseAdam(self.latent, self.setup.units.sizes, self.score_lr)
+        return GroupwiseAdam(self.latent, self.setup.units.sizes, self.options.score_lr)
 
     def scores(self) -> Tensor:
         return self.latent.detach()

@@ -32,8 +32,8 @@ import math
 import torch
 from torch import Tensor
 
-from pruner.checks import require
 from pruner.methods.base import Method, Setup
+from pruner.methods.options import SpartanOptions
 from pruner.methods.schedules import linear
 from pruner.sparsity.units.make import Units
 
@@ -54,32 +54,15 @@ def in_live_outputs(units: Units, shown: Tensor) -> Tensor:
 
 
 class Spartan(Method):
-    """Soft masks of magnitude whose forward pass is hard.
+    """Soft masks of magnitude whose forward pass is hard. For its options see `SpartanOptions`."""
 
-    beta_start, beta_end: sharpness of the soft mask at the first step and once it is frozen, per standard deviation
-    of the magnitudes; above 0 and not falling. ramp: share of the phase over which the budget comes down, in [0, 1].
-    freeze: share of the phase after which the mask stays, in (0, 1]. revive: whether an output all of whose units are
-    hidden has gradients, as other hidden units have.
-    """
+    Options = SpartanOptions
+    options: SpartanOptions
 
-    def __init__(
-        self,
-        setup: Setup,
-        beta_start: float = 1.0,
-        beta_end: float = 4.0,
-        ramp: float = 0.3,
-        freeze: float = 0.8,
-        revive: bool = True,
-    ):
-        require(beta_start > 0, "method.beta_start", beta_start, "above 0")
-        require(beta_end >= beta_start, "method.beta_end", beta_end, f"method.beta_start={beta_start} or more")
-        require(0 <= ramp <= 1, "method.ramp", ramp, "from 0 to 1")
-        require(0 < freeze <= 1, "method.freeze", freeze, "above 0 and at most 1")
-        super().__init__(setup)
-        self.beta_start, self.beta_end, self.ramp, self.freeze = beta_start, beta_end, ramp, freeze
-        self.revive = revive
+    def __init__(self, setup: Setup, options: SpartanOptions | None = None):
+        super().__init__(setup, options)
         # The step whose mask stays; the last one at the latest, so that every phase ends with the target.
-        self.last = min(math.ceil(freeze * setup.steps), setup.steps - 1)
+        self.last = min(math.ceil(self.options.freeze * setup.steps), setup.steps - 1)
         # The magnitudes that the latest mask was made of, its soft and its hard form.
         self.register_buffer("ranking", torch.zeros(setup.units.n, device=setup.units.device))
         self.register_buffer("soft", torch.ones_like(self.ranking))
@@ -99,7 +82,7 @@ class Spartan(Method):
             self._project(1.0)
         return self.soft
 
-    def shown(self) -> Tensor:
+    def visible(self) -> Tensor:
         return self.top
 
     def scores(self) -> Tensor:
@@ -111,10 +94,11 @@ class Spartan(Method):
     def _project(self, progress: float) -> Tensor:
         """The differentiable soft mask [n] at this progress of the phase; keeps a copy and the hard one beside it."""
         values = self.setup.magnitudes()
-        sparsity = linear(self.allocation.sparsity, progress, self.ramp)
-        beta = self.beta_start + linear(self.beta_end - self.beta_start, progress, self.freeze)
+        options = self.options
+        sparsity = linear(self.allocation.sparsity, progress, options.ramp)
+        beta = options.beta_start + linear(options.beta_end - options.beta_start, progress, options.freeze)
         soft, hard = self.allocation.both(values, deviation(values) / beta, sparsity)
-        if not self.revive:
+        if not options.revive:
             soft = soft * in_live_outputs(self.setup.units, hard)
         self.ranking, self.soft, self.top = values.detach(), soft.detach(), hard
         return soft

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from pruner.checks import ConfigError, one_line
 from pruner.config import Config, expand
 from pruner.run.summary import already_done, in_one_line, summary
-from pruner.runtime.distributed import first, in_turn, leads, origin
+from pruner.runtime.distributed import apart, in_turn, leads, origin
 from pruner.runtime.signals import endings_raise
 from pruner.store import fingerprint
 from pruner.store.folders import RunFolder
@@ -21,6 +21,7 @@ from pruner.store.row import Row
 
 log = logging.getLogger("pruner")
 
+WITH_TIMES = logging.Formatter("%(asctime)s %(message)s")  # in run.log
 LATER = -1  # in the place of an exit status: another process works on this run
 
 
@@ -32,11 +33,11 @@ def execute(config: Config, cell: str = "", wait: bool = True) -> int:
     Raises ConfigError, with nothing written, for what can be refused before any work.
     """
     folder = RunFolder(Path(expand(config.output_dir)) / config.run_id, config.run_id)
-    row = first(folder.finished)
+    row = folder.finished()
     before = row is not None
-    first(lambda: fingerprint.check([(config, before)]))
+    fingerprint.check([(config, before)])
     if row is not None:
-        first(folder.tidy_if_left)
+        folder.tidy_if_left()
     else:
         with console_log(), endings_raise():
             try:
@@ -59,17 +60,17 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
 
     try:
         experiment = in_turn(lambda: phases.prepare(config))
-        experiment = replace(experiment, fingerprint=first(lambda: fingerprint.of(config)))  # of what was just read
+        experiment = replace(experiment, fingerprint=fingerprint.of(config))  # of what was just read
     except ConfigError:
         raise
     except Exception as error:  # whatever it is belongs into the run's row and log
-        with folder.lock(wait), file_log(folder.log):
+        with folder.lock(wait), handler(folder.open_log(), WITH_TIMES):
             return _failed(config, folder, error), False
     with folder.lock(wait):
-        if found := first(folder.finished):
-            first(lambda: fingerprint.keep(folder, experiment.fingerprint, begun=True))
+        if found := folder.finished():
+            fingerprint.keep(folder, experiment.fingerprint, begun=True)
             return found, True
-        with file_log(folder.log):
+        with handler(folder.open_log(), WITH_TIMES):
             try:
                 log.info("%s", folder.path)
                 row = phases.run(experiment, folder)
@@ -80,20 +81,12 @@ def _perform(config: Config, folder: RunFolder, wait: bool) -> tuple[Row, bool]:
                 raise
             except Exception as error:  # likewise
                 return _failed(config, folder, error), False
-        first(lambda: _append(folder.log, summary(row, folder.path)))
+        folder.append_to_log(summary(row, folder.path))
         return row, False
 
 
-def _append(path: Path, text: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-    except OSError as error:  # the row is there, and that is what counts
-        log.warning("the summary is not in phases.log: %s", one_line(error))
-
-
 def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
-    """The row of a run that `error` ended: whatever went wrong belongs there, and its traceback in phases.log.
+    """The row of a run that `error` ended: whatever went wrong belongs there, and its traceback in run.log.
 
     Where the disk is what went wrong there may be no room for them, or no folder, which is not made anew.
     """
@@ -104,8 +97,9 @@ def _failed(config: Config, folder: RunFolder, error: Exception) -> Row:
     if not leads():
         return row
     try:
-        if folder.path.exists():
-            folder.write_result(row)
+        with apart():  # the others may be gone
+            if folder.path.exists():
+                folder.write_result(row)
         log.error("the run failed: %s", text, exc_info=error)
     except OSError as trouble:
         print(one_line(f"the run failed: {text}; this is not in its folder: {trouble}"), file=sys.stderr, flush=True)
@@ -119,36 +113,8 @@ def console_log() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def file_log(path: Path) -> Iterator[None]:
-    """What the console says goes to `path` as well, with tracebacks. Raises ConfigError where it cannot."""
-    opened: list[logging.Handler] = []
-    first(lambda: opened.append(_run_log(path)))
-    with handler(opened[0] if opened else logging.NullHandler(), logging.Formatter("%(asctime)s %(message)s")):
-        yield
-
-
-def _run_log(path: Path) -> RunLog:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return RunLog(path, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(one_line(f"{path}: cannot be written ({error.strerror})")) from error
-
-
-class RunLog(logging.FileHandler):
-    """A file for which there is room, or the run stops."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise  # what failed: logging calls this where it has caught it
-
-    def close(self) -> None:
-        with suppress(OSError):  # raised already, when the message came for which there was no room
-            super().close()
-
-
 class Message(logging.Formatter):
-    """One line for each message; tracebacks are for phases.log."""
+    """One line for each message; tracebacks are for run.log."""
 
     def format(self, record: logging.LogRecord) -> str:
         return record.getMessage()

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruner.checks import ConfigError
-from pruner.config import PLACES, Config
 from pruner.export.latency import latencies
 from pruner.export.networks import save_model
 from pruner.methods.base import Method
 from pruner.models.ties import ties_of
 from pruner.models.versions import versions_of
-from pruner.run.experiment import Experiment, check_loaded, dense_network, prepare
+from pruner.run.dense import dense_network
+from pruner.run.experiment import Experiment, prepare
 from pruner.run.progress import Progress
 from pruner.run.report import description, identity_columns, seconds, warn_undecided
-from pruner.run.threads import settle_threads, threads_restored
+from pruner.run.threads import threads_restored
 from pruner.runtime.device import device_name
-from pruner.runtime.distributed import first, part
+from pruner.runtime.distributed import of_first, part
 from pruner.sparsity.counts import count, revived
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.size import network_bytes
 from pruner.sparsity.surgery import without
 from pruner.sparsity.trial import say_what_stays
 from pruner.store import fingerprint
-from pruner.store.folders import RunFolder, commit_of
+from pruner.store.commit import commit_of
+from pruner.store.folders import RunFolder
 from pruner.store.row import Row
 from pruner.training.trainer import Accuracy, Epoch, Trainer, TrainingError, accuracy_over
 
@@ -40,113 +42,107 @@ BINS = 20  # of the histogram of soft masks
 GAP_BATCHES = 2  # of 500 training images, on which the gap between soft and hard masks is watched
 
 
-@dataclass
-class Pruned:
-    """What the prune phase leaves beside the network: the hard mask [n], and what it measured."""
-
-    hard: Tensor
-    soft_accuracy: float
-    hard_accuracy: float
-    measures: dict[str, dict[str, float]]
-
-
 @threads_restored()
 def run(experiment: Experiment, folder: RunFolder) -> Row:
     """Takes the experiment's untrained model through all phases; leaves the run's files in its folder, gives its row.
 
     A run that was interrupted goes on from the state that was saved last, with as many threads as it began with.
     """
-    first(lambda: fingerprint.keep(folder, experiment.fingerprint, begun=folder.checkpoint.exists()))
-    first(lambda: folder.tidy(done=False))
-    first(lambda: write_config(folder, experiment.config))
-    settle_threads(folder, experiment.config.threads)
+    fingerprint.keep(folder, experiment.fingerprint, folder.begun())
+    progress = Progress(experiment, folder, experiment.config.to_dict())
     say_what_stays(experiment.model, experiment.allocation.units)  # here, where run.log hears it too
     dense = dense_network(experiment)
-    check_loaded(experiment, dense["accuracy"])
-    progress = Progress(experiment, folder)
     network = experiment.network()
-    pruned = None if progress.phase == "finetune" else prune(experiment, network, progress)
-    pruned = finetune(experiment, network, pruned, progress)
-    first(folder.check)
+    if progress.phase != "finetune":
+        method = prune(experiment, network, progress)
+        progress.measured = harden(experiment, network, method)
+    finetune(experiment, network, progress)
     final = experiment.evaluate(experiment.model)  # the plain model as it is saved
-    row = first(lambda: evaluated(experiment, folder, pruned, final))
-    row |= {**timing(progress.epochs, dense), **made_with(progress.checkpoint.versions)}
-    first(lambda: folder.write_result(row))
-    first(lambda: folder.tidy(done=True))
+    row = evaluated(experiment, network.mask, progress.measured, final, folder)
+    row |= {**timing(progress.tables["epochs"], dense), **made_with(progress.checkpoint.versions)}
+    folder.write_result(row)
+    folder.tidy(done=True)
     return row
 
 
-def write_config(folder: RunFolder, config: Config) -> None:
-    """Writes config.yaml, but where it says the same already, of a run that goes on in a folder that was moved too."""
-    values = config.to_dict()
-    try:
-        kept = folder.read_config()
-    except ConfigError:  # there is none, or a damaged one
-        kept = {}
-    if kept | {key: values[key] for key in PLACES} != values:
-        folder.write_config(values)
+class Drawing:
+    """A method with the random numbers that it draws, as checkpoints have them."""
+
+    def __init__(self, method: Method):
+        self.method, self.generator = method, method.setup.generator
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"method": self.method.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict(state["method"])
+        self.generator.set_state(state["generator"])
 
 
-def prune(experiment: Experiment, network: MaskedModel, progress: Progress) -> Pruned:
-    """Trains weights and soft masks together while the method drives the masks to the budget; then hardens them."""
+class Fixed:
+    """The hard mask of a network, as checkpoints have it."""
+
+    def __init__(self, network: MaskedModel):
+        self.network = network
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"hard": self.network.mask}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.fix(state["hard"].to(next(self.network.parameters()).device))
+
+
+def prune(experiment: Experiment, network: MaskedModel, progress: Progress) -> Method:
+    """Trains weights and soft masks together while the method drives the masks to the budget; gives the method."""
     method, images = experiment.method()
     trainer = Trainer(network, images, experiment.config.recipe, "prune", experiment.config.seed, method)
-    if progress.phase == "prune":
-        with progress.checkpoint.put_in_place():
-            progress.restore(trainer)
-            method.load_state_dict(progress.state["method"])
-            method.setup.generator.set_state(progress.state["generator"])
-    else:
+    if progress.phase != "prune":
         method.begin()
 
     def watch(numbers: Epoch) -> Epoch:
         groups = zip(experiment.allocation.units.groups, method.keep_ratios().tolist(), strict=True)
-        progress.ratios.extend(
+        progress.tables["ratios"].extend(
             {"epoch": numbers["epoch"], "group": group.name, "keep": ratio} for group, ratio in groups
         )
-        progress.masks.extend({"epoch": numbers["epoch"], **bar} for bar in histogram(network.mask))
+        progress.tables["masks"].extend({"epoch": numbers["epoch"], **bar} for bar in histogram(network.mask))
         return {**numbers, "gap": gap(experiment, network, method)}
 
-    progress.train(
-        trainer, lambda: {"method": method.state_dict(), "generator": method.setup.generator.get_state()}, watch
-    )
+    progress.train(trainer, Drawing(method), watch)
+    return method
+
+
+def harden(experiment: Experiment, network: MaskedModel, method: Method) -> dict[str, Any]:
+    """Exact 0/1 masks that meet the budget; nothing is trained. Gives what was measured before it and after."""
     soft = method.final_mask().detach()
     network.gate(soft)
     soft_accuracy = experiment.evaluate(network).top1
     hard = experiment.allocation.hard(method.scores())
     warn_undecided(soft, hard, experiment.config.recipe.finetune_epochs > 0)
-    # Harden: exact 0/1 masks that meet the budget; nothing is trained.
     network.harden(hard, soft)
-    return Pruned(hard, soft_accuracy, experiment.evaluate(network).top1, method.measures())
+    hard_accuracy = experiment.evaluate(network).top1
+    return {"soft_accuracy": soft_accuracy, "hard_accuracy": hard_accuracy, "layers": method.measures()}
 
 
-def finetune(experiment: Experiment, network: MaskedModel, pruned: Pruned | None, progress: Progress) -> Pruned:
-    """Trains the weights that are left, under the fixed masks; gives `pruned`, or what the progress has of it.
-
-    Raises TrainingError if a pruned weight comes back.
-    """
+def finetune(experiment: Experiment, network: MaskedModel, progress: Progress) -> None:
+    """Trains the weights that are left, under the fixed masks. Raises TrainingError if a pruned weight comes back."""
     trainer = Trainer(network, experiment.data.train, experiment.config.recipe, "finetune", experiment.config.seed)
-    if pruned is None:
-        with progress.checkpoint.put_in_place():
-            progress.restore(trainer)
-            pruned = Pruned(
-                **{**progress.state["pruned"], "hard": progress.state["pruned"]["hard"].to(experiment.device)}
-            )
-            network.fix(pruned.hard)
-    kept = vars(pruned)
-    progress.train(trainer, lambda: {"pruned": kept})
+    progress.train(trainer, Fixed(network))
     network.bake()
-    if leaks := revived(experiment.model, experiment.allocation.units, pruned.hard):
+    if leaks := revived(experiment.model, experiment.allocation.units, network.mask):
         raise TrainingError(f"pruned weights came back to life in {', '.join(leaks)}")
-    return pruned
 
 
-def evaluated(experiment: Experiment, folder: RunFolder, pruned: Pruned, final: Accuracy) -> Row:
-    """Counts what is left of the model, whose accuracy is `final`, and writes its files; gives their columns."""
-    config, model, units, hard = experiment.config, experiment.model, experiment.allocation.units, pruned.hard
+@of_first
+def evaluated(
+    experiment: Experiment, hard: Tensor, measured: dict[str, Any], final: Accuracy, folder: RunFolder
+) -> Row:
+    """Counts what the mask `hard` [n] leaves of the model, whose accuracy is `final`, and writes its files; gives their
+    columns."""
+    config, model, units = experiment.config, experiment.model, experiment.allocation.units
+    folder.check()
     counts, layers = count(model, experiment.data.shape, units, hard)
     folder.write_layers(
-        {**row, "granularity": config.granularity, **pruned.measures.get(row["layer"], {})} for row in layers
+        {**row, "granularity": config.granularity, **measured["layers"].get(row["layer"], {})} for row in layers
     )
     modules = {"versions": versions_of(model), "ties": ties_of(model)}
     save_model(folder.path, model.state_dict(), {**description(config, experiment.data, units, hard), **modules})
@@ -155,8 +151,8 @@ def evaluated(experiment: Experiment, folder: RunFolder, pruned: Pruned, final: 
         "status": "done",
         "achieved_sparsity": 1 - experiment.allocation.cost_of(hard) / experiment.allocation.total,
         **asdict(counts),
-        "soft_accuracy": pruned.soft_accuracy,
-        "hard_accuracy": pruned.hard_accuracy,
+        "soft_accuracy": measured["soft_accuracy"],
+        "hard_accuracy": measured["hard_accuracy"],
         "accuracy": final.top1,
         "accuracy_top5": final.top5 if experiment.data.classes > 5 else None,
         "size_bytes": network_bytes(model, units, hard, config.quantization.bits),

@@ -1,73 +1,86 @@
-"""What a run keeps while it is under way: its epochs so far, and the state from which a later start goes on."""
+"""What a run, or a dense network, keeps while it is under way: its epochs so far, and the state that a later start goes
+on from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from pruner.run.experiment import Experiment
 from pruner.run.report import report
-from pruner.runtime.distributed import first
-from pruner.store.folders import RunFolder
+from pruner.run.threads import settle_threads
+from pruner.store.folders import Folder
 from pruner.training.checkpoint import Checkpoint, Saver
 from pruner.training.trainer import Epoch, Trainer
 
 
-class Progress:
-    """The epochs of a run; of each epoch of pruning what it would keep of each group, and its soft masks.
+class Stateful(Protocol):
+    """What a phase trains or needs beside the network."""
 
-    `state` is what an earlier start saved last, or empty. Raises ConfigError when it cannot be read.
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Progress:
+    """The phases of what is made in `folder` with a config of these `settings`: begun, or gone on with.
+
+    `tables` are the folder's, with the rows of all epochs so far; `measured` is what else phases that are over leave to
+    later ones, as plain values. Needs the folder's lock; computes with as many threads as began (see `settle_threads`).
+    Raises ConfigError where an earlier start's state cannot be read.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder):
+    def __init__(self, experiment: Experiment, folder: Folder, settings: Mapping[str, Any]):
         self.experiment, self.folder = experiment, folder
+        folder.tidy(done=False)
+        folder.keep_config(settings)
+        settle_threads(folder, experiment.config.threads)
         self.checkpoint = Checkpoint(folder.checkpoint)
-        self.state = self.checkpoint.load()
-        self.epochs: list[Epoch] = []
-        self.ratios: list[dict[str, Any]] = []
-        self.masks: list[dict[str, Any]] = []
+        self._state = self.checkpoint.load()
+        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in folder.tables}
+        self.measured: dict[str, Any] = {}
 
     @property
     def phase(self) -> str:
-        """The phase in which the earlier start was; empty where there was none."""
-        return str(self.state.get("phase", ""))
-
-    def restore(self, trainer: Trainer) -> None:
-        """Puts the network, the trainer and the epochs so far where the state has them."""
-        self.experiment.model.load_state_dict(self.state["model"])
-        trainer.load_state_dict(self.state["trainer"])
-        self.epochs, self.ratios, self.masks = (self.state[name] for name in ("epochs", "ratios", "masks"))
+        """The phase that an earlier start was in, until that is gone on with; empty where there is none."""
+        return str(self._state.get("phase", ""))
 
     def train(
         self,
         trainer: Trainer,
-        more: Callable[[], dict[str, Any]],
+        beside: Stateful | None = None,
         watch: Callable[[Epoch], Epoch] = lambda numbers: numbers,
     ) -> None:
-        """Trains what is left of a phase, and keeps everything; `more` is what goes into the state beside the rest.
+        """Trains what is left of a phase, and keeps everything, also what is trained `beside` the network.
 
-        `watch` gets the numbers of each epoch before they are written, and gives them back with its own.
+        `watch` gets the numbers of each epoch before they are written, and gives them back with its own. Raises
+        ConfigError where the state that it goes on from does not fit.
         """
+        if self.phase == trainer.name:
+            self._go_on(trainer, beside)
 
         def finished(numbers: Epoch) -> None:
-            first(self.folder.check)
-            self.epochs.append(report(watch(numbers), trainer.settings.epochs))
-            first(write)
+            self.folder.check()
+            self.tables["epochs"].append(report(watch(numbers), trainer.settings.epochs))
+            self.folder.write_tables(self.tables)
 
-        def write() -> None:
-            self.folder.write_epochs(self.epochs)
-            self.folder.write_ratios(self.ratios)
-            self.folder.write_masks(self.masks)
-
-        def now() -> dict[str, Any]:
+        def state() -> dict[str, Any]:
             return {
                 "phase": trainer.name,
-                "epochs": self.epochs,
-                "ratios": self.ratios,
-                "masks": self.masks,
+                "tables": self.tables,
+                "measured": self.measured,
                 "model": self.experiment.model.state_dict(),
                 "trainer": trainer.state_dict(),
-                **more(),
+                "beside": {} if beside is None else beside.state_dict(),
             }
 
-        trainer.run(finished, Saver(self.checkpoint, now, self.experiment.config.checkpoint_minutes))
+        trainer.run(finished, Saver(self.checkpoint, state, self.experiment.config.checkpoint_minutes))
+
+    def _go_on(self, trainer: Trainer, beside: Stateful | None) -> None:
+        state, self._state = self._state, {}  # which takes as much memory as what it is of
+        with self.checkpoint.put_in_place():
+            self.tables, self.measured = state["tables"], state["measured"]
+            self.experiment.model.load_state_dict(state["model"])
+            trainer.load_state_dict(state["trainer"])
+            if beside is not None:
+                beside.load_state_dict(state["beside"])

@@ -16,7 +16,7 @@ from pruner.sparsity.units.make import Units
 from pruner.store.row import Row
 from pruner.training.trainer import Epoch
 
-log = logging.getLogger("pruner.run.phases")
+log = logging.getLogger(__name__)
 
 
 def identity_columns(config: Config) -> Row:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from pruner.checks import build
-from pruner.runtime.distributed import first, world
+from pruner.runtime.distributed import of_first, world
 from pruner.store.folders import Folder
 from pruner.store.reading import read_json
 from pruner.store.tensors import write_json
@@ -35,14 +35,12 @@ def settle_threads(folder: Folder, asked: int) -> None:
     `asked` is the config's number, 0 where torch decides; it counts where nothing but the beginning is saved yet. On
     another number of processes each has its own threads. Raises ConfigError, OSError.
     """
-    began, saved = first(lambda: (_kept(folder), folder.checkpoint.exists()))
     now = Computing(torch.get_num_threads(), world())
-    if began and began != now and began.processes == now.processes and (saved or not asked):
+    began = _began_with(folder, asked, now)
+    if began.threads != now.threads:
         threads = began.threads, now.threads
         log.info("goes on with as many threads as it began with: %d, not %d (others change the last bits)", *threads)
         torch.set_num_threads(began.threads)
-    elif began != now:
-        first(lambda: write_json(folder.threads, asdict(now)))
 
 
 @contextmanager
@@ -55,8 +53,14 @@ def threads_restored() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _kept(folder: Folder) -> Computing | None:
-    """What `settle_threads` kept; None where nothing began, or an older version began it."""
-    if not folder.threads.exists():
-        return None
-    return build(Computing, read_json(folder.threads), str(folder.threads))
+@of_first
+def _began_with(folder: Folder, asked: int, now: Computing) -> Computing:
+    """What computed when what is in `folder` began, and is to compute now; `now` where that is kept from here on."""
+    began = None  # where nothing began, or an older version began it
+    if folder.threads.exists():
+        began = build(Computing, read_json(folder.threads), str(folder.threads))
+    if began and began.processes == now.processes and (folder.begun() or not asked):
+        return began
+    if began != now:
+        write_json(folder.threads, asdict(now))
+    return now

@@ -1,8 +1,9 @@
 """One run on several processes, as torchrun starts them. Without it there is one, and nothing here costs anything.
 
-Process 0 leads: it alone speaks, and it alone reads and writes the folders of runs; data sets are read by all. All of
-them take the same way through the program, so that they meet wherever one tells the others something. One that leaves
-that way closes its connections, which ends the others too. torch is imported only where there are several.
+Process 0 leads: it alone speaks, and it alone reads and writes the folders of runs, for which these have `of_first` on
+their methods; data sets are read by all. All of them take the same way through the program, so that they meet wherever
+one tells the others something. One that leaves that way closes its connections, which ends the others too. torch is
+imported only where there are several.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pruner.checks import require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+P = ParamSpec("P")
 T = TypeVar("T")
 LONGEST = timedelta(days=30)  # the others wait for the first, and that for whoever trains the same dense network
 PATIENCE = 10.0  # seconds that a process which has ended gives the first to say why
 TROUBLE, ENDED = "pruner/trouble", "pruner/ended"  # keys of the store that torchrun keeps for the processes
 
 _stores: list[Any] = []  # that store, while the processes are joined
-_apart: list[bool] = []  # not empty while the first process does something by itself
+_apart: list[bool] = []  # not empty while this process does something by itself
 
 
 def world() -> int:
@@ -101,25 +104,34 @@ def joined() -> Iterator[None]:
                 time.sleep(0.01)
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it this process does something by itself, and neither tells the others nor waits for them."""
+    _apart.append(True)
+    try:
+        yield
+    finally:
+        _apart.pop()
+
+
 def first(function: Callable[[], T]) -> T:
     """What `function` gives on the first process, which alone calls it, on all of them; or its exception.
 
-    Both have to be such that pickle can take them. Within the function there is no other process to hear from.
+    Both have to be such that pickle can take them. Within the function there is no other process to hear from. Where
+    processes are not joined, as those that gather rows, each of them calls it.
     """
-    if world() == 1 or _apart:
+    if not _stores or _apart:
         return function()
     import torch
     import torch.distributed as dist
 
     told: list[Any] = [None, None]
     if leads():
-        _apart.append(True)
         try:
-            told[0] = function()
+            with apart():
+                told[0] = function()
         except BaseException as error:  # also signals: all processes end alike
             told[1] = error
-        finally:
-            _apart.clear()
     dist.broadcast_object_list(told, device=torch.device("cpu"))
     if told[1] is not None:
         raise told[1]
@@ -127,13 +139,35 @@ def first(function: Callable[[], T]) -> T:
     return answer
 
 
+def of_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates what the first process alone does, as what is read and written: all others hear what it gave or raised.
+
+    Whoever calls it need not know of processes, but each of them has to call it.
+    """
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        return first(lambda: function(*arguments, **named))
+
+    return call
+
+
+def kept_by_first(function: Callable[[], T]) -> list[T]:
+    """What `function` gives, in a list, on the first process, which alone calls it; [] on others; on all its exception.
+
+    For what no other process can hear of, such as an open file.
+    """
+    given: list[T] = []
+    first(lambda: given.append(function()))
+    return given
+
+
 def in_turn(function: Callable[[], T]) -> T:
     """All call `function`, the first process before the others, which find what it left, such as a downloaded file.
 
     What it raises is raised by all of them, and the others do not try.
     """
-    given: list[T] = []
-    first(lambda: given.append(function()))
+    given = kept_by_first(function)
     return given[0] if given else function()
 
 

@@ -22,12 +22,12 @@ UNDO = "torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm o
 
 
 @torch.no_grad()
-def accept(model: nn.Module, shape: tuple[int, ...], classes: int) -> None:
+def accept(model: nn.Module, shape: tuple[int, ...], classes: int | None = None) -> None:
     """Lays the model out in memory as runs want it, and makes sure that it answers images [B, *shape] with logits.
 
     Raises ConfigError, one line that names the module, for lazy and compiled layers, for weights that are computed in
-    the forward pass, for what fails with images, forward or backward, for answers that are no tensor [B, classes], and
-    for layers that run again in the backward pass.
+    the forward pass, for what fails with images, forward or backward, for answers that are no tensor [B, classes] (of
+    any other shape [B, ...] where `classes` is None), and for layers that run again in the backward pass.
     """
     _check_weights(model)
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
@@ -115,16 +115,18 @@ def _forward(model: nn.Module, images: Tensor) -> object:
         return model(images)
 
 
-def _logits(found: object, classes: int, mode: str, batch: int = 2) -> Tensor:
-    """`found`. Raises ConfigError unless it is one tensor [batch, classes]."""
+def _logits(found: object, classes: int | None, mode: str, batch: int = 2) -> Tensor:
+    """`found`. Raises ConfigError unless it is one tensor [batch, classes]; with no classes, [batch, ...]."""
     if not isinstance(found, Tensor):
         raise ConfigError(
             f"model: gives a {type(found).__name__} {mode}; expected one tensor of logits [batch, classes]"
         )
-    if found.shape != (batch, classes):
+    fits = found.shape == (batch, classes) if classes is not None else found.shape[:1] == (batch,)
+    if not fits:
         shape = ["batch" if size == batch and dim == 0 else size for dim, size in enumerate(found.shape)]
         said = f"[{', '.join(map(str, shape))}]"
-        raise ConfigError(f"model: gives {said} {mode}; expected logits [batch, {classes}], one for each class")
+        expected = "one answer for each" if classes is None else f"logits [batch, {classes}], one for each class"
+        raise ConfigError(f"model: gives {said} {mode}; expected {expected}")
     return found
 
 

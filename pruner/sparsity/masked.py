@@ -35,25 +35,25 @@ class MaskedModel(nn.Module):
         self._mask: Tensor = torch.ones(units.n)
         self._seen: Tensor | None = None
         self._gates: dict[str, Tensor] = {}
-        self._shown: dict[str, Tensor] = {}
+        self._hiding: dict[str, Tensor] = {}
 
     @property
     def mask(self) -> Tensor:
         """The last mask [n] applied, without gradients; 0 for what is hidden."""
         return self._mask if self._seen is None else self._mask * self._seen
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         masked = self._masked()
         if self._compiled and self.training:  # evaluation has batches of other sizes, each to be compiled anew
             try:
-                return self._compiled(masked, *inputs)
+                return self._compiled(masked, *inputs, **keywords)
             except RuntimeError as error:  # no compiler here, or none for this; what else was wrong will be so again
                 log.warning("compile: goes on without (%s: %s)", type(error).__name__, str(error).partition("\n")[0])
                 self._compiled = None
-        return self._run(masked, *inputs)
+        return self._run(masked, *inputs, **keywords)
 
-    def _run(self, masked: dict[str, Tensor], *inputs: Any) -> Any:
-        return call_with(self.model, masked, inputs)
+    def _run(self, masked: dict[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
+        return call_with(self.model, masked, inputs, keywords)
 
     def _masked(self) -> dict[str, Tensor]:
         """What the forward pass uses in the place of parameters."""
@@ -64,18 +64,18 @@ class MaskedModel(nn.Module):
             for name, parameter in parameters.items()
             if name in names
         }
-        for name, shown in self._shown.items():
-            masked[name] = _Hidden.apply(masked[name], shown)
+        for name, visible in self._hiding.items():
+            masked[name] = _Hidden.apply(masked[name], visible)
         return masked
 
-    def gate(self, mask: Tensor, shown: Tensor | None = None) -> None:
+    def gate(self, mask: Tensor, visible: Tensor | None = None) -> None:
         """From now on the forward pass applies the mask [n], which may carry gradients to scores.
 
-        Units where the 0/1 tensor `shown` [n] is 0 are zero in the forward pass; gradients flow as if they were not.
+        Units where the 0/1 tensor `visible` [n] is 0 are zero in the forward pass; gradients flow as if they were not.
         """
-        self._mask, self._seen = mask.detach(), shown
+        self._mask, self._seen = mask.detach(), visible
         self._gates = self.units.gates(mask)
-        self._shown = {} if shown is None else self.units.gates(shown)
+        self._hiding = {} if visible is None else self.units.gates(visible)
 
     @torch.no_grad()
     def harden(self, hard: Tensor, soft: Tensor) -> None:
@@ -92,7 +92,7 @@ class MaskedModel(nn.Module):
     def fix(self, hard: Tensor) -> None:
         """From now on the forward pass sees exact zeros wherever the 0/1 mask `hard` [n] leaves nothing."""
         self._mask, self._seen = hard, None
-        self._shown = {}
+        self._hiding = {}
         self._gates = {name: zero for name, zero in self.units.zeros(hard).items() if not bool(zero.all())}
 
     @torch.no_grad()
@@ -111,11 +111,11 @@ class MaskedModel(nn.Module):
 
 
 class _Hidden(torch.autograd.Function):
-    """weight * shown, whose gradient is that of the weight alone."""
+    """weight * visible, whose gradient is that of the weight alone."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, shown: Tensor) -> Tensor:
-        return weight * shown
+    def forward(ctx: Any, weight: Tensor, visible: Tensor) -> Tensor:
+        return weight * visible
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

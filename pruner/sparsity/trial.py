@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruner.checks import ConfigError, one_line
+from pruner.config import Block, Pattern
 from pruner.sparsity import intake
 from pruner.sparsity.counts import count
 from pruner.sparsity.surgery import without
 from pruner.sparsity.units.base import Units
 from pruner.sparsity.units.calling import call_with
 from pruner.sparsity.units.layers import count_macs, left_out
+from pruner.sparsity.units.make import make_units
 
 log = logging.getLogger("pruner.sparsity.trial")
 
@@ -33,6 +35,22 @@ REMEDY = "use granularity=weight, or leave the layer out with budget.exclude"
 
 class CutFails(Exception):
     """What is wrong with a network from which channels were cut, on one line."""
+
+
+def find_units(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    granularity: str,
+    exclude: tuple[str, ...] = (),
+    block: Block | None = None,
+    nm: Pattern | None = None,
+) -> Units:
+    """The units of a model for examples [1, *shape], of which any can be cut. Raises ConfigError as below."""
+
+    def make(constant: Container[int]) -> Units:
+        return make_units(model, shape, granularity, exclude, block, nm, constant)
+
+    return units_that_can_go(make, model, shape)
 
 
 def units_that_can_go(make: Callable[[Container[int]], Units], model: nn.Module, shape: tuple[int, ...]) -> Units:

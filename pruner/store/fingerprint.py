@@ -22,6 +22,7 @@ from pathlib import Path
 from pruner.checks import ConfigError, build, one_line
 from pruner.config import OPEN_GROUPS, Choice, Config, absolute, expand, path_options
 from pruner.data.paths import PARTS, downloaded_file
+from pruner.runtime.distributed import of_first
 from pruner.store import own_code
 from pruner.store.folders import DenseStore, Folder, RunFolder
 from pruner.store.reading import read_json
@@ -45,6 +46,7 @@ class Part:
 Fingerprint = Mapping[str, Part]  # by key, as in data_dir, dataset.root, model.weights, method.name
 
 
+@of_first
 def of(config: Config, read: dict[Path, dict[str, str]] | None = None) -> Fingerprint:
     """As things are now; empty where the config says all. What `read` has already, by its path, is not read again.
 
@@ -77,12 +79,14 @@ def of_dense(fingerprint: Fingerprint) -> Fingerprint:
     return {key: part for key, part in fingerprint.items() if not key.startswith("method.")}
 
 
+@of_first
 def alike(one: Config, other: Config) -> bool:
     """Whether two configs stand for the same data, weights and code, as things are now."""
     files, others = ({key: part.files for key, part in of(config).items()} for config in (one, other))
     return files == others
 
 
+@of_first
 def check(runs: Iterable[tuple[Config, bool]]) -> None:
     """Raises ConfigError where a folder that a run would answer from, or go on from, was made with something else.
 
@@ -94,7 +98,7 @@ def check(runs: Iterable[tuple[Config, bool]]) -> None:
     for config, done in runs:
         outputs = Path(expand(config.output_dir))
         run, dense = RunFolder(outputs / config.run_id), DenseStore(outputs / config.dense_id)
-        if done or run.checkpoint.exists():
+        if done or run.begun():
             unknown |= dict.fromkeys(_compare(run, of(config, read)))
         if not done and dense.begun():
             unknown |= dict.fromkeys(_compare(dense, of_dense(of(config, read))))
@@ -103,6 +107,7 @@ def check(runs: Iterable[tuple[Config, bool]]) -> None:
         log.warning("%s%s", next(iter(unknown)), more)
 
 
+@of_first
 def keep(folder: Folder, now: Fingerprint, begun: bool) -> None:
     """Writes the fingerprint of what is about to be made in `folder`; where that has `begun`, compares.
 

@@ -1,8 +1,8 @@
 """Where runs and dense networks live on disk: files that name themselves, and locks.
 
 A folder's last file is its done marker: `result.csv` of a run, `dense.json` of a dense network. Both are written
-atomically after everything else, so a folder with a marker is complete. torch is imported only where tensors are
-written or read.
+atomically after everything else, so a folder with a marker is complete. Where several processes share a run the first
+one alone reads and writes (`of_first`), and the others hear of it. torch is imported only where tensors are.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import errno
 import logging
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
 from pruner.checks import LARGEST, ConfigError, require
+from pruner.config import PLACES
+from pruner.runtime.distributed import kept_by_first, of_first
 from pruner.store.digests import Digests
 from pruner.store.locking import Held, locked
 from pruner.store.reading import read_yaml
@@ -38,14 +39,13 @@ from pruner.store.row import (
     write_atomically,
     write_table,
 )
+from pruner.store.run_log import opened
 from pruner.store.tensors import check_fit, read_sealed, read_tensors, write_sealed, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-PACKAGE = Path(__file__).resolve().parents[1]
-
 
 FORMAT = 1  # of a dense network's two files: raised when what was saved before would be misread
 
@@ -53,15 +53,15 @@ FORMAT = 1  # of a dense network's two files: raised when what was saved before 
 class Folder:
     """What the folders of runs and of dense networks have in common; made when something is first written."""
 
+    tables: ClassVar[dict[str, Sequence[str]]] = {"epochs": EPOCH_COLUMNS}  # that grow epoch by epoch, by their names
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.epochs = self.path / "epochs.csv"
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint"
-        self.threads = (
-            self.path / "threads.json"
-        )  # see `pruner.run.threads`; as the checkpoint only while it is not done
+        self.threads = self.path / "threads.json"  # as the checkpoint only while it is not done (see `Computing`)
         whole = Path(os.path.abspath(path))  # `.` has no name
         self._lock_file = whole.parent / f".{whole.name}.lock"
 
@@ -72,6 +72,12 @@ class Folder:
         """
         return locked(self.path, self._lock_file, wait)
 
+    @of_first
+    def begun(self) -> bool:
+        """Whether something is there that a later start goes on from."""
+        return self.checkpoint.exists()
+
+    @of_first
     def held(self) -> bool:
         """Whether a process works on this folder now. Writes nothing."""
         if not self._lock_file.exists():
@@ -82,6 +88,7 @@ class Folder:
         except Held:
             return True
 
+    @of_first
     def tidy(self, done: bool) -> None:
         """Removes half-written files of killed processes, and what only goes on of what is `done`. Needs the lock."""
         if done and self.checkpoint.exists():
@@ -92,6 +99,7 @@ class Folder:
             for left in folder.glob(f".*{HALF_WRITTEN}"):
                 left.unlink()
 
+    @of_first
     def tidy_if_left(self) -> None:
         """Removes what only goes on of what is done, if its process was killed before it could."""
         if self.checkpoint.exists() or self.threads.exists():
@@ -99,23 +107,40 @@ class Folder:
             with suppress(Held, ConfigError, OSError), self.lock(wait=False):
                 self.tidy(done=True)
 
+    @of_first
     def check(self) -> None:
         """Raises FileNotFoundError when the folder is gone, and its lock perhaps with it: nothing may make it anew."""
         if not self.config.exists():
             raise FileNotFoundError(errno.ENOENT, "the folder is gone, or was emptied", str(self.path))
 
+    @of_first
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Writes plain values (numbers, text, lists, dicts) as YAML, in their order."""
         write_atomically(self.config, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode())
 
+    @of_first
+    def keep_config(self, values: Mapping[str, Any]) -> None:
+        """As `write_config`, but where it says the same already, of what goes on in a folder that was moved too."""
+        places = {key: values[key] for key in PLACES if key in values}
+        try:
+            same = self.read_config() | places == values
+        except ConfigError:  # there is none, or a damaged one
+            same = False
+        if not same:
+            self.write_config(values)
+
+    @of_first
     def read_config(self) -> dict[str, Any]:
         """What `write_config` wrote. Raises ConfigError that names the file when it is not a YAML mapping."""
         return read_yaml(self.config)
 
-    def write_epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes all epochs so far (EPOCH_COLUMNS); call it after each one with the growing list."""
-        write_table(self.epochs, EPOCH_COLUMNS, rows)
+    @of_first
+    def write_tables(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Writes those of its `tables` that are given, with all rows so far; call it after each epoch."""
+        for name, so_far in rows.items():
+            write_table(self.path / f"{name}.csv", self.tables[name], so_far)
 
+    @of_first
     def read_epochs(self) -> list[Row]:
         """The epochs so far, none when there is no file. Raises ConfigError on a file that cannot be read."""
         return read_rows(self.epochs, EPOCH_COLUMNS) if self.epochs.exists() else []
@@ -124,8 +149,11 @@ class Folder:
 class RunFolder(Folder):
     """One run's folder. `result` is its done marker.
 
-    run_id: whose row it is to have; None where any run's will do, as in a folder that was moved.
+    run_id: whose row it is to have; None where any run's will do, as in a folder that was moved. Its other tables have,
+    of each epoch of pruning, the share of each group that it would keep, and the histogram of its soft masks.
     """
+
+    tables: ClassVar[dict[str, Sequence[str]]] = {**Folder.tables, "ratios": RATIO_COLUMNS, "masks": MASK_COLUMNS}
 
     def __init__(self, path: str | Path, run_id: str | None = None) -> None:
         super().__init__(path)
@@ -137,6 +165,7 @@ class RunFolder(Folder):
         self.masks = self.path / "masks.csv"
         self.log = self.path / "run.log"
 
+    @of_first
     def finished(self) -> Row | None:
         """The run's row when it is done; None when it failed, is under way, or was never started.
 
@@ -145,6 +174,7 @@ class RunFolder(Folder):
         row = self.row()
         return row if row is not None and row["status"] == "done" else None
 
+    @of_first
     def row(self) -> Row | None:
         """The run's row, done or failed; None where there is none or a damaged one.
 
@@ -168,38 +198,48 @@ class RunFolder(Folder):
             raise ConfigError(f"{self.result}: is of the run {found}, not of {self.run_id}; delete it to run this one")
         return rows[0]
 
+    @of_first
     def read_config(self) -> dict[str, Any]:
         """As of any folder; a finished run's must be as it was written."""
         values = super().read_config()
         self.digests.check(self.config)
         return values
 
+    @of_first
     def read_table(self, path: Path, columns: Sequence[str]) -> list[Row]:
         """The rows of one of the run's tables. Raises ConfigError on a file that cannot be read or was changed."""
         rows = read_rows(path, columns)
         self.digests.check(path)
         return rows
 
+    @of_first
     def read_epochs(self) -> list[Row]:
         return self.read_table(self.epochs, EPOCH_COLUMNS) if self.epochs.exists() else []
 
+    @of_first
     def write_layers(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one row for each prunable layer (LAYER_COLUMNS)."""
         write_table(self.layers, LAYER_COLUMNS, rows)
 
-    def write_ratios(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes one row for each epoch of pruning and group of units (RATIO_COLUMNS)."""
-        write_table(self.ratios, RATIO_COLUMNS, rows)
-
-    def write_masks(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes one row for each epoch of pruning and bin of the histogram of soft masks (MASK_COLUMNS)."""
-        write_table(self.masks, MASK_COLUMNS, rows)
-
+    @of_first
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Writes the run's row (COLUMNS): the last thing a run does, after the digests of its files."""
         row = as_csv(COLUMNS, [values])
         self.digests.write(row, done=values.get("status") == "done")
         write_atomically(self.result, row)
+
+    @of_first
+    def append_to_log(self, text: str) -> None:
+        """Adds what is said after the log was closed. Where it cannot be written there is a warning."""
+        try:
+            with self.log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{text}\n")
+        except OSError as error:  # the row is there, and that is what counts
+            log.warning("the summary is not in run.log: %s", one_line(error))
+
+    def open_log(self) -> logging.Handler:
+        """What takes messages to run.log, on the first process; elsewhere nowhere. Raises ConfigError."""
+        return next(iter(kept_by_first(lambda: opened(self.log))), logging.NullHandler())
 
 
 class DenseStore(Folder):
@@ -217,10 +257,12 @@ class DenseStore(Folder):
         super().__init__(path)
         self.info = self.path / "dense.json"
 
+    @of_first
     def begun(self) -> bool:
-        """Whether there is a trained network, or what its training goes on from."""
-        return self.info.exists() or self.checkpoint.exists()
+        """Also where there is a trained network."""
+        return self.info.exists() or super().begun()
 
+    @of_first
     def load(self, like: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The trained network's tensors (on the CPU) and its info, or None when it is not trained yet.
 
@@ -250,35 +292,8 @@ class DenseStore(Folder):
         except ConfigError as error:
             raise ConfigError(one_line(f"{error}; {remedy}")) from error
 
+    @of_first
     def save(self, state: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Keeps a trained network: its state dict, then the plain values `info` (accuracy, seconds, ...)."""
         digests = write_tensors(self.model, state)
         write_sealed(self.info, {**info, "of": self.path.name}, digests)
-
-
-def commit_of(package: str | Path = PACKAGE) -> str:
-    """The git commit of the source tree that holds the `package` folder, with `-dirty` when its code differs.
-
-    Empty when there is no such tree, no git, or the package is merely installed somewhere inside another
-    repository. Code is the package and the conf folder beside it; results that changed do not count. Never raises.
-    """
-    package = Path(package).resolve()
-    tree = package.parent
-    top, _, commit = (_git(tree, "rev-parse", "--show-toplevel", "HEAD") or "").partition("\n")
-    if not commit or Path(top).resolve() != tree:
-        return ""
-    clean = _git(tree, "status", "--porcelain", "--", package.name, "conf") == ""
-    return commit if clean else f"{commit}-dirty"
-
-
-def _git(tree: Path, *arguments: str) -> str | None:
-    """What git prints, None when it fails or takes too long."""
-    # Inside a git hook these variables point at whatever repository the hook runs for.
-    environment = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
-    command = ["git", "--no-optional-locks", "-C", str(tree), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, env=environment)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
-        log.debug("no commit: %s", error)
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

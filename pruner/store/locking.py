@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from pruner.checks import ConfigError, one_line
-from pruner.runtime.distributed import first
+from pruner.runtime.distributed import kept_by_first
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ def locked(folder: Path, file: Path, wait: bool) -> Iterator[None]:
     Of several processes of one run the first has it for all. Not reentrant. Raises ConfigError where nothing can be
     locked.
     """
-    taken: list[BaseFileLock] = []
-    first(lambda: taken.append(_taken(folder, file, wait)))
+    taken = kept_by_first(lambda: _taken(folder, file, wait))
     try:
         yield
     finally:

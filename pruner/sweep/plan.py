@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruner.compare.gather import gather
+from pruner.compare.gather import gather, result_files
 from pruner.compose.cells import Cell
 from pruner.compose.validate import cuda_devices
 from pruner.config import Config, expand
@@ -81,11 +81,14 @@ def text(cells: Sequence[Cell]) -> str:
 
 
 def estimate(left: Sequence[Cell]) -> list[str]:
-    """Lines that say how long the cells that are `left` take one after the other, and what that rests on."""
+    """Lines that say how long the cells that are `left` take one after the other, what that rests on, and what is left
+    out as it cannot be read."""
     if not left:
         return ["nothing to do"]
     folders = dict.fromkeys(Path(expand(cell.config.output_dir)) for cell in left)
-    rows = gather(path for folder in folders for path in sorted(folder.rglob("result.csv"))).rows
+    files, closed = result_files([str(folder) for folder in folders if folder.exists()])
+    gathered = gather(files)
+    rows, unreadable = gathered.rows, [*closed, *gathered.unreadable]
     total, runs, unknown = 0.0, frozenset[str](), dict[str, list[str]]()
     for cell, phase, epochs in _work(left):
         config = cell.config
@@ -100,6 +103,9 @@ def estimate(left: Sequence[Cell]) -> list[str]:
     if runs:
         known = f"{'what was measured takes ' if unknown else ''}about {duration(total)}, one cell after the other"
         lines.append(f"{known} (epochs of {len(runs)} finished run{'' if len(runs) == 1 else 's'})")
+    if unreadable:
+        more = f"; and {len(unreadable) - 1} more like this" if len(unreadable) > 1 else ""
+        lines.append(f"left out of the estimate: {unreadable[0]}{more}")
     return lines
 
 

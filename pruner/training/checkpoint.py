@@ -16,12 +16,12 @@ import torch
 
 from pruner import __version__
 from pruner.checks import ConfigError, one_line
-from pruner.runtime.distributed import first
+from pruner.runtime.distributed import of_first
 from pruner.store.row import write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of a state: raised when what was saved before would be misread
+FORMAT = 2  # of a state: raised when what was saved before would be misread
 SHARE = 0.02  # of the time that saving may take
 REMEDY = "delete it to start this run again"
 
@@ -32,7 +32,8 @@ def versions() -> dict[str, str]:
 
 
 class Checkpoint:
-    """One file that is there whole or not at all. Reading it executes nothing (weights_only).
+    """One file that is there whole or not at all. Reading it executes nothing (weights_only). Of several processes the
+    first alone reads and writes it.
 
     A state of another format is refused. One of another version of pruner or torch goes on, which is said: days of
     work are worth more than equal bits, and `versions`, which go into the row, name all that had a part in it.
@@ -44,6 +45,7 @@ class Checkpoint:
         self._of = folder.parent.name  # of the run or the dense network
         self.versions = versions()  # each of one version, or of several: "2.6.0, 2.7.1"
 
+    @of_first
     def save(self, state: dict[str, Any]) -> None:
         """Keeps `state`: tensors, numbers, text, and lists and dicts of them.
 
@@ -59,23 +61,9 @@ class Checkpoint:
 
         Raises ConfigError that names the file when it is damaged, of another format, or of another run.
         """
-        return first(self._load)
-
-    def _load(self) -> dict[str, Any]:
-        if not self.path.exists():
+        state = self._read()
+        if state is None:
             return {}
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                damaged = archive.testzip()  # torch writes checksums, but does not look at them
-            if damaged:
-                raise zipfile.BadZipFile(f"{damaged} is not as it was written")
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise TypeError(f"a {type(state).__name__}, not a state")
-        except pickle.UnpicklingError as error:  # torch's advice is to run what is in it
-            raise ConfigError(f"{self.path}: cannot be read (holds more than tensors and numbers); {REMEDY}") from error
-        except Exception as error:  # torch.load has no type of its own for a damaged file
-            raise ConfigError(one_line(f"{self.path}: cannot be read ({error}); {REMEDY}")) from error
         found, before = state.pop("format", None), state.pop("versions", {})
         if found != FORMAT:
             raise ConfigError(
@@ -90,6 +78,25 @@ class Checkpoint:
                 log.warning("%s %s goes on with what %s %s began", name, now, name, before[name])
             self.versions[name] = ", ".join(dict.fromkeys([*earlier, now]))
         return state
+
+    @of_first
+    def _read(self) -> dict[str, Any] | None:
+        """What is in the file; None where there is none."""
+        if not self.path.exists():
+            return None
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()  # torch writes checksums, but does not look at them
+            if damaged:
+                raise zipfile.BadZipFile(f"{damaged} is not as it was written")
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(f"a {type(state).__name__}, not a state")
+            return state
+        except pickle.UnpicklingError as error:  # torch's advice is to run what is in it
+            raise ConfigError(f"{self.path}: cannot be read (holds more than tensors and numbers); {REMEDY}") from error
+        except Exception as error:  # torch.load has no type of its own for a damaged file
+            raise ConfigError(one_line(f"{self.path}: cannot be read ({error}); {REMEDY}")) from error
 
     @contextmanager
     def put_in_place(self) -> Iterator[None]:
@@ -120,6 +127,6 @@ class Saver:
     def save(self) -> None:
         """Saves now. Raises OSError."""
         start = time.monotonic()
-        first(lambda: self._checkpoint.save(self._state()))
+        self._checkpoint.save(self._state())
         self._saved = time.monotonic()
         self._took = self._saved - start

@@ -196,7 +196,7 @@ class Trainer:
         for group in self.optimizers[0].param_groups:
             group["lr"] = lr
         if self.method:
-            self.network.gate(self.method.mask(step), self.method.shown())
+            self.network.gate(self.method.mask(step), self.method.visible())
             if self.method.resets_momentum(step):
                 self.optimizers[0].state.clear()
         with autocast(self.device, self.recipe.precision), sync_batchnorm.over_all_processes():

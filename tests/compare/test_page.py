@@ -169,7 +169,7 @@ def test_a_run_shows_its_command_its_epochs_and_its_row(shown, composed, tmp_pat
     folder = RunFolder(tmp_path / "outputs" / "digits-resnet20" / "run0")
     folder.write_config(config.to_dict())
     epochs = [{"phase": "prune", "epoch": e, "loss": 1 / e, "undecided": 0.1 / e, "gap": 3.0 - e} for e in (1, 2)]
-    folder.write_epochs([*epochs, {"phase": "finetune", "epoch": 1, "loss": 0.3}])
+    folder.write_tables({"epochs": [*epochs, {"phase": "finetune", "epoch": 1, "loss": 0.3}]})
     browser = shown(run("gmp", 0.9, 4, 88.125, run_id=config.run_id, commit="0123abc"))
     details = browser.find_element(By.CSS_SELECTOR, "#runs details")
     assert details.text == "gmp, seed 4: accuracy 88.13"

@@ -70,7 +70,7 @@ def test_a_refusal_names_what_to_use(label: str, granularity: str, scope: str) -
         ("dsa", "nm", "global", "use granularity=weight, kernel, block, filter or head"),
         ("fpgm", "weight", "global", "compares the filters of a layer; use granularity=filter"),
         ("l1", "nm", "global", "is the magnitude; use granularity=kernel, block, filter or head"),
-        ("gmp", "nm", "erk", "the pattern says who competes with whom; use scope=global"),
+        ("gmp", "nm", "erk", "the pattern says which units compete; use scope=global"),
         ("dtp", "head", "row", "would be the whole layer; use scope=global, layer, erk or custom"),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_filter_that_returns_is_as_good_as_zero_and_can_grow() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        ACDC(weights(1, 2)[1], **options)
+        ACDC(weights(1, 2)[1], ACDC.Options(**options))
     assert str(refusal.value) == message
 
 

@@ -41,7 +41,7 @@ def test_cubic_ramp() -> None:
 def test_gmp_follows_the_cubic_and_the_weights_underneath() -> None:
     """Sparsity 0.75 of four weights is due after 8 steps: 0, 0.99, 1.73 and 2.27 are to go in steps 0 to 3."""
     layer, setup = weights(4, -3, 2, -1, sparsity=0.75)
-    method = GMP(setup, ramp=0.8, every=1)
+    method = GMP(setup, GMP.Options(ramp=0.8, every=1))
     assert method.mask(0).tolist() == [1, 1, 1, 1]
     assert method.mask(1).tolist() == [1, 1, 1, 0]
     assert method.mask(2).tolist() == [1, 1, 0, 0]
@@ -52,7 +52,7 @@ def test_gmp_follows_the_cubic_and_the_weights_underneath() -> None:
 
 def test_gmp_freezes_after_the_ramp() -> None:
     layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
-    method = GMP(setup, ramp=0.8, every=1)
+    method = GMP(setup, GMP.Options(ramp=0.8, every=1))
     masks = [method.mask(step).tolist() for step in range(8)]
     assert masks[7] == [1, 1, 0, 0]
     set_weights(layer, 0.1, -3, 2, -1)
@@ -64,13 +64,13 @@ def test_gmp_freezes_after_the_ramp() -> None:
 
 def test_gmp_makes_a_mask_every_few_steps() -> None:
     _, setup = weights(4, -3, 2, -1, sparsity=0.75)
-    method = GMP(setup, ramp=0.8, every=4)
+    method = GMP(setup, GMP.Options(ramp=0.8, every=4))
     assert [sum(method.mask(step).tolist()) for step in range(10)] == [4, 4, 4, 4, 1, 1, 1, 1, 1, 1]
 
 
 def test_magnitude_keeps_the_largest_of_the_dense_network() -> None:
     layer, setup = weights(3, -1, 2, -4)
-    method = OneShot(setup, "magnitude")
+    method = OneShot(setup, OneShot.Options("magnitude"))
     method.begin()
     set_weights(layer, 0, 9, 9, 0)  # what training does later makes no difference
     assert method.mask(0).tolist() == method.mask(9).tolist() == [1, 0, 0, 1]
@@ -95,7 +95,7 @@ def test_random_depends_on_the_seed_alone() -> None:
     for seed, fill in ((0, 1.0), (0, -7.0), (1, 1.0)):
         torch.manual_seed(int(fill) + 50)
         _, setup = weights(*[fill] * 64, seed=seed)
-        method = OneShot(setup, {"name": "random"})
+        method = OneShot(setup, OneShot.Options({"name": "random"}))
         method.begin()
         masks.append(method.mask(0))
         assert int(masks[-1].sum()) == 32

@@ -77,9 +77,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> 
     def zeros(model: nn.Module) -> dict[str, Tensor]:
         return {name: parameter == 0 for name, parameter in model.named_parameters()}
 
-    def watched(
-        experiment: Experiment, network: MaskedModel, pruned: phases.Pruned, progress: Progress
-    ) -> phases.Pruned:
+    def watched(experiment: Experiment, network: MaskedModel, progress: Progress) -> None:
         train = progress.train
 
         def trained(*arguments: Any) -> None:  # the weights are as training left them underneath the masks
@@ -88,7 +86,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, test_images: pruner.data.ImageSet) -> 
 
         monkeypatch.setattr(progress, "train", trained)
         seen.update(model=experiment.model, before=zeros(experiment.model))
-        return finetune(experiment, network, pruned, progress)
+        finetune(experiment, network, progress)
 
     monkeypatch.setattr(phases, "finetune", watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)

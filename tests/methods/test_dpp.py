@@ -20,6 +20,7 @@ from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units.make import make_units
 from pruner.store.folders import RunFolder
+from tests.toy_training import begun
 
 
 def make_dpp(
@@ -31,7 +32,8 @@ def make_dpp(
         layer.weight.copy_(torch.tensor(weights))
     model = nn.Sequential(nn.Flatten(), layer)
     allocation = Allocation(make_units(model, (1, 1, len(weights[0])), "weight"), "params", scope, sparsity)
-    return DPP(Setup(model, allocation, steps, generator(0, "method")), **{"ramp": 0.0, **options}), layer
+    method = DPP(Setup(model, allocation, steps, generator(0, "method")), DPP.Options(**{"ramp": 0.0, **options}))
+    return begun(method), layer
 
 
 def softmaxes_in_turn(z: Tensor, k: int, temperature: float) -> Tensor:
@@ -147,12 +149,11 @@ def test_frequencies_of_the_draws() -> None:
     method, _ = make_dpp([[1.0] * 5], 0.8, softmaxes=0, sigma=1.0)
     draws, phi = 100_000, torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0])
     method.phi.data.copy_(phi)
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        z = torch.stack([method.draw(0.0) for _ in range(draws)])
-    torch.manual_seed(0)
-    for drawn in z[:100]:  # the draws are those that masks are made of
-        assert torch.equal(method.mask(0), (drawn == drawn.max()).float())
+        z = torch.stack([method.draw(0.0, generator) for _ in range(draws)])
+        drawn = method.draw(0.0, method.setup.draws(0))  # which is what the step's mask is made of
+    assert torch.equal(method.mask(0), (drawn == drawn.max()).float())
     p = phi.softmax(0)
     frequencies = z.argmax(1).bincount(minlength=5) / draws
     standard_errors = (p * (1 - p) / draws).sqrt()
@@ -164,8 +165,7 @@ def test_the_noise_falls_on_a_line_to_its_end_in_the_last_step() -> None:
     method.phi.data.zero_()
 
     def noise(progress: float) -> Tensor:
-        torch.manual_seed(0)
-        return method.draw(progress).detach()
+        return method.draw(progress, torch.Generator().manual_seed(0)).detach()
 
     torch.testing.assert_close(noise(0.5), 1.25 / 2 * noise(0.0))
     torch.testing.assert_close(noise(1.0), 0.5 / 2 * noise(0.0))

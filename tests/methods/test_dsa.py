@@ -18,8 +18,10 @@ import pruner.data
 from pruner.compare.spread import paired
 from pruner.config import BUDGETS, Choice, Config
 from pruner.data import ImageSet
+from pruner.data.imageset import TensorSet
 from pruner.methods.base import Setup
-from pruner.methods.dsa import DSA, draw, endless, importance, keep_probabilities
+from pruner.methods.dsa import DSA, draw, importance, keep_probabilities
+from pruner.methods.examples import endless
 from pruner.methods.ratios import along_budget, group_cost, nearest_within
 from pruner.run.experiment import Experiment, prepare
 from pruner.run.job import execute
@@ -104,7 +106,7 @@ def test_the_gradient_vanishes_when_every_unit_is_decided() -> None:
 def test_draws_are_hard_have_a_floor_and_pass_the_gradient_straight_through() -> None:
     p = torch.tensor([0.0, 0.6, 1.0]).repeat_interleave(40_000).requires_grad_()
     torch.manual_seed(0)
-    mask = draw(p, p.detach().clamp(min=0.25))
+    mask = draw(p, p.detach().clamp(min=0.25), torch.Generator().manual_seed(0))
     assert set(mask.tolist()) == {0, 1}
     means = mask.detach().view(3, -1).mean(1).tolist()
     assert means == pytest.approx([0.25, 0.6, 1.0], abs=0.01)  # four standard deviations
@@ -279,7 +281,7 @@ def trained_branches(seed: int) -> Setup:
         model.classifier.weight[:, 8:] = 0
     model.zero_grad()
     allocation = Allocation(make_units(model, shape, "filter"), "macs", "global", 0.5)
-    return Setup(model, allocation, 60, generator(seed, "method"), held_out=held_out)
+    return Setup(model, allocation, 60, generator(seed, "method"), examples=held_out)
 
 
 def test_theta_learns_which_layer_matters_and_touches_nothing_else(branches: Setup) -> None:
@@ -288,7 +290,7 @@ def test_theta_learns_which_layer_matters_and_touches_nothing_else(branches: Set
     gains = []
     for seed in range(5):
         torch.manual_seed(seed)
-        method = DSA(branches, every=1)
+        method = DSA(branches, DSA.Options(every=1))
         for step in range(branches.steps):
             method.mask(step)
             method.update(step)
@@ -313,9 +315,10 @@ def final_loss(method: DSA, seed: int) -> float:
         method.update(step)
     mask = method.final_mask()
     assert method.allocation.cost_of(mask) <= method.allocation.target(method.allocation.sparsity)
-    assert method.setup.held_out is not None
+    held_out = method.setup.examples
+    assert isinstance(held_out, TensorSet)
     method.setup.model.eval()
-    ((x, y),) = method.setup.held_out.batches(len(method.setup.held_out))
+    ((x, y),) = held_out.batches(len(held_out))
     with torch.no_grad():
         return float(nn.functional.cross_entropy(method.setup.logits(mask, x), y))
 
@@ -329,7 +332,10 @@ def test_learned_ratios_beat_the_uniform_one_at_the_same_macs() -> None:
             setup = trained_branches(seed)
             allocation = Allocation(setup.allocation.units, "macs", "global", 0.55)
             found[seed] = final_loss(
-                DSA(replace(setup, allocation=allocation), every=1, batch_share=0.5, rate=rate, spread=2.0), seed
+                DSA(
+                    replace(setup, allocation=allocation), DSA.Options(every=1, batch_share=0.5, rate=rate, spread=2.0)
+                ),
+                seed,
             )
     gain = paired(uniform, learned)
     assert gain is not None and gain.low is not None
@@ -337,7 +343,7 @@ def test_learned_ratios_beat_the_uniform_one_at_the_same_macs() -> None:
 
 
 def test_the_budget_comes_down_from_all_to_the_target(branches: Setup) -> None:
-    method = DSA(branches, every=1, ramp=0.5)
+    method = DSA(branches, DSA.Options(every=1, ramp=0.5))
     spent = []
     for step in range(branches.steps):
         method.mask(step)
@@ -356,7 +362,7 @@ def test_the_final_mask_meets_the_budget_however_short_the_phase(
     """Check 4 of the card: F <= F* after the phase, and hardening keeps every group's round(alpha C) within a unit."""
     units = make_units(branches.model, images().shape, granularity)
     allocation = Allocation(units, "params", "global", 0.6)
-    method = DSA(replace(branches, allocation=allocation, steps=6), **ratio)
+    method = DSA(replace(branches, allocation=allocation, steps=6), DSA.Options(**ratio))
     for step in range(6):
         method.mask(step)
         method.update(step)

@@ -28,14 +28,14 @@ def setup() -> Setup:
     """Two layers of 48 and 16 weights, and images of which half are held out; the target is met by half of all."""
     torch.manual_seed(0)
     options = {"classes": 4, "image_size": 2, "train_size": 96, "test_size": 8}
-    images, held_out = pruner.data.load(Choice("s", "synthetic", options), "", "cpu").train.split(0.5, 0)
+    _, held_out = pruner.data.load(Choice("s", "synthetic", options), "", "cpu").train.split(0.5, 0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
     allocation = Allocation(make_units(model, (3, 2, 2), "weight"), "params", "global", 0.5)
-    return Setup(model, allocation, STEPS, generator(0, "method"), images=images, held_out=held_out, batch_size=40)
+    return Setup(model, allocation, STEPS, generator(0, "method"), examples=held_out, batch_size=40)
 
 
 def dsa(setup: Setup, **options: Any) -> DSA:
-    return DSA(setup, **{"every": 1, "ramp": 0.0, **options})
+    return DSA(setup, DSA.Options(**{"every": 1, "ramp": 0.0, **options}))
 
 
 def test_z_is_near_theta_plus_u_and_theta_goes_towards_z_less_u(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_theta_sees_the_held_out_images_alone_a_share_of_a_batch_at_a_time(
     batches = TensorSet.batches
 
     def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        seen.append((self is setup.held_out, batch_size))
+        seen.append((self is setup.examples, batch_size))
         return batches(self, batch_size, **how)
 
     monkeypatch.setattr(TensorSet, "batches", recorded)

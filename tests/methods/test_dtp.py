@@ -19,6 +19,7 @@ from pruner.sparsity.allocation import Allocation
 from pruner.sparsity.budget import soft_mask
 from pruner.sparsity.units.make import make_units
 from pruner.store.folders import RunFolder
+from tests.toy_training import begun
 
 
 def dtp_of(experiment: Experiment) -> DTP:
@@ -34,7 +35,8 @@ def dtp_on(*weights: float, steps: int, **options: Any) -> DTP:
     model = nn.Sequential(nn.Flatten(), layer)
     units = make_units(model, (1, 1, len(weights)), "weight")
     allocation = Allocation(units, "params", "global", 0.5, min_units=0)
-    return DTP(Setup(model, allocation, steps, generator(0, "method")), **options)
+    method = DTP(Setup(model, allocation, steps, generator(0, "method")), DTP.Options(**options))
+    return begun(method)
 
 
 def slope(y: Tensor, x: Tensor) -> float:
@@ -54,7 +56,7 @@ def test_the_temperature_after_t_steps_is_eps_over_t(eps: float) -> None:
 
 
 def test_the_method_accumulates_the_scores_of_its_steps(tiny_config: Callable[..., Config]) -> None:
-    method = dtp_of(prepare(tiny_config("dtp")))
+    method = begun(dtp_of(prepare(tiny_config("dtp"))))
     before = method.scores().clone()
     for step in range(method.setup.steps):
         method.mask(step)
@@ -97,7 +99,7 @@ def test_a_step_of_the_scores_by_hand() -> None:
 
 def test_a_step_that_is_not_updated_leaves_the_plan_alone(tiny_config: Callable[..., Config]) -> None:
     """The mask may be asked for twice; only `update` takes the step."""
-    method = dtp_of(prepare(tiny_config("dtp")))
+    method = begun(dtp_of(prepare(tiny_config("dtp"))))
     before = method.scores().clone()
     assert torch.equal(method.mask(5), method.mask(5))
     assert torch.equal(method.scores(), before)

@@ -93,7 +93,7 @@ def setup_of(network: type[nn.Module], images: ImageSet | None = None) -> Setup:
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.5)
     allocation = Allocation(make_units(model, SHAPE, "filter"), "params", "global", 0.6)
-    return Setup(model.double(), allocation, 20, torch.Generator().manual_seed(0), images, images, batch_size=16)
+    return Setup(model.double(), allocation, 20, torch.Generator().manual_seed(0), images, batch_size=16)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -129,9 +129,9 @@ def mask_with_gradient(method: Method) -> tuple[Tensor, Tensor | None, Tensor]:
         method.theta.data.fill_(0.0)
         method.p = method.probabilities(step=19).double()
         chances = method.p.clone()
-        mask, shown = draw(method.p.requires_grad_(), chances), None
+        mask, shown = draw(method.p.requires_grad_(), chances, method.setup.draws(19)), None
     else:
-        mask, shown = method.mask(10), method.shown()
+        mask, shown = method.mask(10), method.visible()
     return mask, shown, (mask.detach() * (1.0 if shown is None else shown)).double()
 
 
@@ -167,7 +167,7 @@ def test_what_is_hidden_is_as_good_as_gone(network: type[nn.Module]) -> None:
 @pytest.mark.parametrize("network", [Plain, Residual])
 def test_filters_that_acdc_brings_back_are_trained_on(network: type[nn.Module]) -> None:
     setup = setup_of(network)
-    method = ACDC(setup, warmup=0, period=0.5, last_dense=0.5, last_sparse=0.8)
+    method = ACDC(setup, ACDC.Options(warmup=0, period=0.5, last_dense=0.5, last_sparse=0.8))
     method.begin()
     dense_again = next(step for step in range(setup.steps) if bool((method.mask(step) == 1).all()))
     assert dense_again > 0 and bool((method.kept == 0).any())

@@ -111,7 +111,7 @@ def test_the_undecided_share_follows_from_tau() -> None:
 def test_the_budget_comes_down_linearly_over_the_weights_as_they_are() -> None:
     """Half of four weights is due after five of ten steps: 0.4 to go at step 1, 0.8 at 2, 1.2 at 3, 1.6 at 4."""
     layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
-    method = PDP(setup, tau=1e-3, ramp=0.5)
+    method = PDP(setup, PDP.Options(tau=1e-3, ramp=0.5))
     masks = [[round(m, 6) for m in method.mask(step).tolist()] for step in range(10)]
     assert masks[0] == [1, 1, 1, 1]
     assert masks[1:5] == [[1, 1, 1, 0]] * 2 + [[1, 1, 0, 0]] * 2
@@ -124,7 +124,7 @@ def test_the_budget_comes_down_linearly_over_the_weights_as_they_are() -> None:
 
 def test_the_weights_get_a_gradient_through_the_mask() -> None:
     layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
-    PDP(setup, tau=0.4, ramp=0).mask(0).sum().backward()
+    PDP(setup, PDP.Options(tau=0.4, ramp=0)).mask(0).sum().backward()
     m = [sigmoid((w * w - 6.25) / 3) for w in (4, 3, 2, 1)]
     expected = [2 * w * y * (1 - y) / 3 for w, y in zip((4, -3, 2, -1), m, strict=True)]
     assert layer.weight.grad is not None
@@ -143,9 +143,9 @@ def test_each_competition_has_its_own_threshold() -> None:
         allocation = Allocation(make_units(model, (1, 2, 2), "weight"), "params", scope, 0.5)
         setups[scope] = Setup(model, allocation, 10, generator(0, "method"))
     by_hand = [sigmoid((w * w - 6.25) / 3) for w in (4, 3, 2, 1)]
-    apart = PDP(setups["layer"], tau=0.4, ramp=0).mask(0).tolist()
+    apart = PDP(setups["layer"], PDP.Options(tau=0.4, ramp=0)).mask(0).tolist()
     assert apart == pytest.approx(by_hand + by_hand[::-1], rel=1e-5)
-    together = PDP(setups["global"], tau=1e-3, ramp=0).mask(0).tolist()
+    together = PDP(setups["global"], PDP.Options(tau=1e-3, ramp=0)).mask(0).tolist()
     # Four of eight: one of the second layer is kept by min_units, so the first gives up its smallest.
     assert together == pytest.approx([1, 1, 1, 0, 0, 0, 0, 1])
 
@@ -156,7 +156,7 @@ def test_each_competition_has_its_own_threshold() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        PDP(weights(1, 2)[1], **options)
+        PDP(weights(1, 2)[1], PDP.Options(**options))
     assert str(refusal.value) == message
 
 

@@ -22,6 +22,7 @@ from pruner.sparsity.budget import soft_mask
 from pruner.sparsity.masked import MaskedModel
 from pruner.sparsity.units.make import make_units
 from pruner.store.folders import RunFolder
+from tests.toy_training import begun
 
 SCHEDULES = ["exponential", "linear", "cosine", "reheating"]
 
@@ -37,7 +38,8 @@ def smart_on(weights: Tensor, sparsity: float = 0.5, steps: int = 10, **options:
     model = nn.Sequential(nn.Flatten(), layer)
     units = make_units(model, (1, 1, len(weights)), "weight")
     allocation = Allocation(units, "params", "global", sparsity, min_units=0)
-    return model, Smart(Setup(model, allocation, steps, generator(0, "method")), **options)
+    method = Smart(Setup(model, allocation, steps, generator(0, "method")), Smart.Options(**options))
+    return model, begun(method)
 
 
 def test_falls_by_hand() -> None:
@@ -82,7 +84,7 @@ def test_tau0_is_lowered_until_few_units_are_undecided(most: float) -> None:
     _, same = smart_on(weights, undecided=most, tau0=0.01, tau1=0.001)
     assert same.temperature(0.0) == 0.01
     _, equal = smart_on(torch.ones(8), undecided=most)  # which no temperature decides
-    assert equal.temperature(0.0) == pytest.approx(equal.tau1)
+    assert equal.temperature(0.0) == pytest.approx(equal.options.tau1)
 
 
 def test_the_mask_goes_to_the_hard_top_k() -> None:

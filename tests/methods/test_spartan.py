@@ -46,17 +46,19 @@ def test_the_soft_mask_is_a_sigmoid_of_standardised_magnitudes() -> None:
     """Of |w| = 1, 3 the deviation is 1, so y = sigmoid(beta u + mu); one of two to keep puts mu between them."""
     _, setup = weights(-1, 3)
     assert deviation(setup.magnitudes()) == pytest.approx(1)
-    method = Spartan(setup, beta_start=2, beta_end=2, ramp=0)
+    method = Spartan(setup, Spartan.Options(beta_start=2, beta_end=2, ramp=0))
     assert method.mask(0).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2))])
-    assert method.shown().tolist() == [0, 1]
+    assert method.visible().tolist() == [0, 1]
     for scale in (1e-3, 1e3):  # beta is per deviation, so the weights' scale makes no difference
         _, scaled = weights(-scale, 3 * scale)
-        assert Spartan(scaled, 2, 2, ramp=0).mask(0).tolist() == pytest.approx(method.soft.tolist(), rel=1e-5)
+        assert Spartan(scaled, Spartan.Options(2, 2, ramp=0)).mask(0).tolist() == pytest.approx(
+            method.soft.tolist(), rel=1e-5
+        )
 
 
 def test_equal_magnitudes_share_the_budget() -> None:
     _, setup = weights(2, -2, 2, -2)
-    assert Spartan(setup, ramp=0).mask(0).tolist() == pytest.approx([0.5] * 4)
+    assert Spartan(setup, Spartan.Options(ramp=0)).mask(0).tolist() == pytest.approx([0.5] * 4)
 
 
 def test_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,11 +72,11 @@ def test_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
         return both(self, scores, temperature, sparsity)
 
     monkeypatch.setattr(Allocation, "both", recorded)
-    method = Spartan(setup, beta_end=20, ramp=0.2)
+    method = Spartan(setup, Spartan.Options(beta_end=20, ramp=0.2))
     kept = []
     for step in range(10):
         method.mask(step)
-        kept.append(int(method.shown().sum()))
+        kept.append(int(method.visible().sum()))
     sparsities, betas = zip(*asked, strict=True)
     assert sparsities == pytest.approx([0, 0.45] + [0.9] * 7)  # steps 0 to 8: the tenth step makes no mask
     assert betas == pytest.approx([1 + 19 * step / 8 for step in range(9)])
@@ -83,8 +85,8 @@ def test_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_forward_pass_has_exactly_the_best_units() -> None:
     layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
-    method, network = Spartan(setup, beta_end=3), MaskedModel(setup.model, setup.units)
-    network.gate(method.mask(5), method.shown())
+    method, network = Spartan(setup, Spartan.Options(beta_end=3)), MaskedModel(setup.model, setup.units)
+    network.gate(method.mask(5), method.visible())
     used = [network(torch.eye(4)[i].view(1, 1, 1, 4)).item() for i in range(4)]
     expected = layer.weight.flatten() * method.soft * torch.tensor([1.0, 1, 0, 0])
     assert used == pytest.approx(expected.tolist())
@@ -95,8 +97,11 @@ def test_the_forward_pass_has_exactly_the_best_units() -> None:
 def test_a_hidden_weight_gets_the_gradient_of_a_shown_one() -> None:
     """The indicator is straight-through and y differentiated: dL/dw = y g + sign(w) (beta / std) v (w g - mean)."""
     layer, setup = weights(4, -3, 2, -1, sparsity=0.5)
-    method, network = Spartan(setup, beta_start=3, beta_end=3, ramp=0), MaskedModel(setup.model, setup.units)
-    network.gate(method.mask(5), method.shown())
+    method, network = (
+        Spartan(setup, Spartan.Options(beta_start=3, beta_end=3, ramp=0)),
+        MaskedModel(setup.model, setup.units),
+    )
+    network.gate(method.mask(5), method.visible())
     x = torch.tensor([0.3, -1.0, 0.7, 2.0])
     network(x.view(1, 1, 1, 4)).sum().backward()
     w, y = layer.weight.detach().flatten(), method.soft
@@ -116,9 +121,9 @@ def test_an_output_that_is_hidden_altogether_is_revived_or_not(revive: bool) -> 
     model[1].weight = nn.Parameter(w.clone())
     allocation = Allocation(make_units(model, (1, 1, 2), "weight"), "params", "global", 0.5, 0)
     setup = Setup(model, allocation, 10, generator(0, "method"))
-    method = Spartan(setup, beta_start=3, beta_end=3, ramp=0, revive=revive)
+    method = Spartan(setup, Spartan.Options(beta_start=3, beta_end=3, ramp=0, revive=revive))
     network = MaskedModel(model, setup.units)
-    network.gate(method.mask(5), method.shown())
+    network.gate(method.mask(5), method.visible())
     x = torch.tensor([0.3, -1.0])
     network(x.view(1, 1, 1, 2)).sum().backward()
     live = torch.tensor([[1.0, 1], [revive, revive]])
@@ -140,10 +145,10 @@ def test_behind_a_batch_norm_a_silent_channel_has_gradients_of_another_size() ->
         model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
         units = make_units(model, (1, 3, 3), "kernel", exclude=("last",))
         setup = Setup(model, Allocation(units, "params", "global", 0.5, 0), 10, generator(0, "method"))
-        method, network = Spartan(setup, ramp=0, revive=revive), MaskedModel(model, units)
-        network.gate(method.mask(5), method.shown())
+        method, network = Spartan(setup, Spartan.Options(ramp=0, revive=revive)), MaskedModel(model, units)
+        network.gate(method.mask(5), method.visible())
         nn.functional.cross_entropy(network(torch.randn(16, 1, 3, 3)), torch.arange(16) % 2).backward()
-        assert method.shown().tolist() == [0, 0, 1, 1]
+        assert method.visible().tolist() == [0, 0, 1, 1]
         (grad,) = (p.grad for name, p in model.named_parameters() if name == "0.weight")
         assert grad is not None
         largest[revive] = grad.flatten(1).norm(dim=1)
@@ -180,7 +185,7 @@ def test_the_mask_stays_for_the_last_part() -> None:
     set_weights(layer, 0.1, 0.1, 9, 9)
     assert torch.equal(method.mask(9), frozen)
     assert not frozen.requires_grad
-    assert method.shown().tolist() == setup.allocation.hard(method.scores()).tolist() == [1, 1, 0, 0]
+    assert method.visible().tolist() == setup.allocation.hard(method.scores()).tolist() == [1, 1, 0, 0]
     assert torch.equal(method.final_mask(), frozen * torch.tensor([1.0, 1, 0, 0]))
 
 
@@ -191,7 +196,7 @@ def test_a_short_phase_ends_with_the_target(steps: int) -> None:
     method.begin()
     for step in range(steps):
         method.mask(step)
-    assert method.shown().tolist() == setup.allocation.hard(method.scores()).tolist() == [1, 0, 0, 0]
+    assert method.visible().tolist() == setup.allocation.hard(method.scores()).tolist() == [1, 0, 0, 0]
     assert float(method.soft.sum()) == pytest.approx(1)
 
 
@@ -203,7 +208,7 @@ def test_the_frozen_mask_is_in_checkpoints() -> None:
     resumed = Spartan(later)
     resumed.load_state_dict(method.state_dict())
     assert torch.equal(resumed.mask(9), method.mask(9))
-    assert torch.equal(resumed.shown(), method.shown())
+    assert torch.equal(resumed.visible(), method.visible())
     assert torch.equal(resumed.scores(), method.scores())
 
 
@@ -218,7 +223,7 @@ def test_the_frozen_mask_is_in_checkpoints() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        Spartan(weights(1, 2)[1], **options)
+        Spartan(weights(1, 2)[1], Spartan.Options(**options))
     assert str(refusal.value) == message
 
 

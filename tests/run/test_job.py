@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from pruner.checks import ConfigError
 from pruner.config import Config
 from pruner.methods.one_shot import OneShot
+from pruner.methods.options import OneShotOptions
 from pruner.run import phases
 from pruner.run.job import execute
 from pruner.store.folders import RunFolder
@@ -59,19 +61,23 @@ def test_results_go_to_stdout_and_progress_to_stderr_and_run_log(
     assert "achieved 0.500000" in said.out and said.out in log
 
 
+@dataclass(frozen=True)
+class How(OneShotOptions):
+    how: str = "raise"
+
+
 class Fails(OneShot):
     """Raises an error of two lines in its second step, or asks for a mask that is not a number."""
 
     healed = False
 
-    def __init__(self, setup: Any, how: str = "raise") -> None:
-        super().__init__(setup)
-        self.how = how
+    Options = How
+    options: How
 
     def mask(self, step: int) -> Tensor:
         if self.healed or step == 0:
             return self.fixed
-        if self.how == "raise":
+        if self.options.how == "raise":
             raise RuntimeError("the first line\nand the second")
         return self.fixed * torch.nan
 

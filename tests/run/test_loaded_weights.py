@@ -15,7 +15,8 @@ from pruner.checks import ConfigError
 from pruner.cli.main import main
 from pruner.config import Choice, Config
 from pruner.models import build
-from pruner.run.experiment import Experiment, check_loaded
+from pruner.run.dense import check_loaded
+from pruner.run.experiment import Experiment
 from pruner.run.job import execute
 from pruner.store.folders import RunFolder
 from pruner.store.reading import read_json

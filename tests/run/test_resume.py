@@ -177,7 +177,8 @@ def test_a_state_that_does_not_fit_is_refused(
         killed(config)
     kept = Checkpoint(RunFolder(Path(config.output_dir) / config.run_id).checkpoint)
     state = kept.load()
-    for spoilt in ({**state, "model": {}}, {**state, "trainer": {"epoch": 1}}, {**state, "generator": torch.zeros(3)}):
+    beside = {**state["beside"], "generator": torch.zeros(3)}
+    for spoilt in ({**state, "model": {}}, {**state, "trainer": {"epoch": 1}}, {**state, "beside": beside}):
         kept.save(spoilt)
         before = kept.path.read_bytes()
         with pytest.raises(ConfigError, match=r"state\.pt: does not fit this run \(.*\); delete it") as refusal:

@@ -17,7 +17,8 @@ from pruner.export.networks import load_model
 from pruner.methods.base import Method, Setup
 from pruner.methods.one_shot import OneShot
 from pruner.run import phases
-from pruner.run.experiment import Experiment, dense_network, prepare
+from pruner.run.dense import dense_network
+from pruner.run.experiment import Experiment, prepare
 from pruner.run.progress import Progress
 from pruner.run.report import warn_undecided
 from pruner.sparsity.counts import count
@@ -126,7 +127,11 @@ def test_a_runs_folder_holds_what_the_contract_says(
     row = folder.finished()
     assert row is not None
     assert (row["dense_epochs"], row["prune_epochs"], row["finetune_epochs"]) == (1, 3, 2)
-    epochs += DenseStore(Path(config.output_dir) / config.dense_id).read_epochs()
+    dense = DenseStore(Path(config.output_dir) / config.dense_id)
+    assert {path.name for path in dense.path.iterdir()} == {
+        "config.yaml", "dense.json", "epochs.csv", "model.safetensors"
+    }  # fmt: skip
+    epochs += dense.read_epochs()
     for phase in ("dense", "prune", "finetune"):
         seconds = sum(e["seconds"] for e in epochs if e["phase"] == phase)
         assert row[f"{phase}_seconds"] == pytest.approx(seconds, abs=0.01)
@@ -145,8 +150,8 @@ class Watcher(OneShot):
     held_out = 0.2
     setups: list[Setup]  # set by the test
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: Setup, options: Any = None) -> None:
+        super().__init__(setup, options)
         self.setups.append(setup)
 
 
@@ -166,7 +171,7 @@ def test_held_out_images_are_kept_from_the_weights(
     config = tiny_config("watcher", name=f"{__name__}:Watcher", recipe={"batch_size": 16, "prune_epochs": 1})
     finish(config)
 
-    held_out = Watcher.setups[-1].held_out
+    held_out = Watcher.setups[-1].examples
     assert isinstance(held_out, TensorSet) and len(held_out) == 19  # a fifth of 96
     dense, _, prune, finetune = trained
     assert (len(dense), len(prune), len(finetune)) == (96, 77, 96)
@@ -206,12 +211,12 @@ def test_hardening_keeps_the_best_scores_and_folds_the_final_mask(
 
     monkeypatch.setattr(Experiment, "evaluate", evaluated)
     folder = RunFolder(Path(config.output_dir) / config.run_id)
-    folder.write_config(config.to_dict())
-    pruned = phases.prune(experiment, network, Progress(experiment, folder))
+    method = phases.prune(experiment, network, Progress(experiment, folder, config.to_dict()))
+    measured = phases.harden(experiment, network, method)
     soft, best = torch.linspace(0.2, 1, units.n), experiment.allocation.hard(torch.linspace(1, 0, units.n))
-    assert torch.equal(pruned.hard, best) and bool(best[: units.n // 5].all())
+    assert torch.equal(network.mask, best) and bool(best[: units.n // 5].all())
     assert torch.equal(seen[0], soft) and torch.equal(seen[1], best)
-    assert (pruned.soft_accuracy, pruned.hard_accuracy) == (1, 2)
+    assert (measured["soft_accuracy"], measured["hard_accuracy"]) == (1, 2)
     torch.testing.assert_close(units.sum_over(dict(experiment.model.named_parameters())), before * soft * best)
 
 
@@ -238,7 +243,7 @@ def test_a_method_that_asks_for_nothing_gets_nothing_held_out(tiny_config: Calla
     experiment = prepare(tiny_config())
     method, images = experiment.method()
     assert isinstance(method, Method)
-    assert method.setup.held_out is None and images is experiment.data.train
+    assert method.setup.examples is None and images is experiment.data.train
 
 
 def test_undecided_units_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

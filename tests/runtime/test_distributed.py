@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,12 +24,16 @@ from pruner.checks import ConfigError
 from pruner.cli.main import _answer
 from pruner.config import Config, from_dict
 from pruner.methods.one_shot import OneShot
+from pruner.methods.options import OneShotOptions
 from pruner.run.job import execute
+from pruner.run.threads import settle_threads
 from pruner.runtime import distributed
 from pruner.runtime.device import pick_device
-from pruner.store.folders import RunFolder
+from pruner.store import fingerprint
+from pruner.store.folders import DenseStore, Folder, RunFolder
 from pruner.store.row import EPOCH_COLUMNS, read_rows
 from pruner.training import sync_batchnorm
+from pruner.training.checkpoint import Checkpoint
 from tests import killing
 from tests.sweeping import environment
 
@@ -49,7 +55,7 @@ def torchrun(*words: str) -> subprocess.Popen[str]:
 def executed_by_two(configs: Sequence[Config], folder: Path) -> tuple[list[int], str]:
     """Executes runs one after the other, in the same two processes; the first one's exit statuses, and what was said.
 
-    They first check what the processes tell each other, and batch norm.
+    They first check what the processes tell each other, the store, and batch norm.
     """
     tasks, statuses = folder / "tasks.json", folder / "statuses.json"
     tasks.write_text(json.dumps([config.to_dict() for config in configs]))
@@ -99,20 +105,24 @@ def test_two_processes_give_what_one_gives(
     assert said.count("finetune 1/1") == len(cases)  # one of the two speaks
 
 
+@dataclass(frozen=True)
+class How(OneShotOptions):
+    how: str = ""
+
+
 class Fails(OneShot):
     """Goes wrong in its second step."""
 
-    def __init__(self, setup: Any, how: str = "") -> None:
-        super().__init__(setup)
-        self.how = how
+    Options = How
+    options: How
 
     def mask(self, step: int) -> Tensor:
         second = os.environ.get("RANK") == "1"
-        if step == 1 and self.how == "infinite":
+        if step == 1 and self.options.how == "infinite":
             return self.fixed * (torch.inf if second else 1)
-        if step == 1 and self.how == "apart":
+        if step == 1 and self.options.how == "apart":
             return self.fixed * (1 - second / 1024)
-        if step == 1 and self.how == "alone" and second:
+        if step == 1 and self.options.how == "alone" and second:
             raise RuntimeError("on the second process alone")
         return self.fixed
 
@@ -231,6 +241,27 @@ def test_one_process_hears_itself() -> None:
     distributed.check_batch(31, 3)
 
 
+@pytest.mark.usefixtures("as_second_of_four")
+def test_processes_that_are_not_joined_read_for_themselves(tmp_path: Path) -> None:
+    """As where a table is made in the environment of a cluster's job."""
+    folder = RunFolder(tmp_path)
+    folder.write_config({"seed": 1})
+    assert folder.read_config() == {"seed": 1} and folder.row() is None
+
+
+def test_what_touches_the_disk_is_done_by_the_first_process() -> None:
+    """All of it, so that whoever calls the store need not know of processes."""
+    for_each = {"Folder.lock", "RunFolder.open_log", "Checkpoint.load", "make_importable", "of_dense"}  # but see inside
+    found = set()
+    for owner in (Folder, RunFolder, DenseStore, Checkpoint, fingerprint):
+        module = getattr(owner, "__module__", owner.__name__)
+        for name, function in vars(owner).items():
+            own = inspect.isfunction(function) and function.__module__ == module and not name.startswith("_")
+            if own and not hasattr(function, "__wrapped__"):
+                found.add(function.__qualname__)
+    assert found == for_each
+
+
 def check_talk() -> None:
     """In each of two processes: what they hear of each other."""
     me = distributed.rank()
@@ -253,6 +284,38 @@ def check_talk() -> None:
     distributed.average([doubles, floats])
     assert doubles.tolist() == [[1.0]] and floats.tolist() == [4.0, 0.5]
     assert distributed.agree([torch.zeros(3)]) and not distributed.agree([torch.zeros(3), torch.tensor(1e-45 * me)])
+
+
+def check_store(place: Path) -> None:
+    """In each of two processes: the first alone reads and writes, though each would have a folder of its own."""
+    me = distributed.rank()
+    run, dense = RunFolder(place / str(me) / "run"), DenseStore(place / str(me) / "dense")
+    torch.set_num_threads(1 + me)
+    with run.lock():
+        assert run.held() and not run.begun() and run.row() is None
+        run.keep_config({"seed": me})
+        settle_threads(run, 0)
+        run.write_tables({"epochs": [{"phase": "dense", "epoch": 1 + me}]})
+        Checkpoint(run.checkpoint).save({"weights": torch.tensor([float(me)])})
+        dense.save({"weights": torch.tensor([float(me)])}, {"accuracy": 50.0, "seconds": me})
+        log = run.open_log()
+        log.close()
+    assert torch.get_num_threads() == 1
+    assert run.read_config() == {"seed": 0} and run.read_epochs()[0]["epoch"] == 1 and run.begun()
+    assert Checkpoint(run.checkpoint).load()["weights"].tolist() == [0.0]
+    tensors, info = dense.load() or ({}, {})
+    assert (tensors["weights"].tolist(), info["seconds"]) == ([0.0], 0)
+    assert isinstance(log, logging.FileHandler) == distributed.leads() == run.path.exists() == dense.path.exists()
+    with distributed.apart():
+        assert run.begun() == distributed.leads()
+    distributed.first(lambda: dense.info.write_text("{"))
+    distributed.first(run.config.unlink)
+    with pytest.raises(ConfigError, match=r"0/dense/dense\.json: "):
+        dense.load()
+    with pytest.raises(FileNotFoundError, match="0/run"):
+        run.check()
+    with pytest.raises(ConfigError, match=r"0/run/config\.yaml: cannot be read"):
+        run.read_config()
 
 
 def check_batch_norm() -> None:
@@ -299,6 +362,7 @@ if __name__ == "__main__":
     with distributed.joined():
         check_talk()
         check_batch_norm()
+        check_store(Path(sys.argv[1]).parent)
         ended = []
         for task in json.loads(Path(sys.argv[1]).read_text()):
             distributed.agree([])  # both have told of the run before, which is forgotten now

@@ -15,9 +15,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = RunFolder("outputs/pair/run")
     folder.write_config({"seed": 20})
-    folder.write_epochs([{"phase": "prune", "epoch": 1, "undecided": 0.25, "gap": 1.5}])
+    folder.write_tables({"epochs": [{"phase": "prune", "epoch": 1, "undecided": 0.25, "gap": 1.5}]})
     folder.write_layers([{"layer": "a", "params_total": 10, "params_kept": 5}])
-    folder.write_masks([{"epoch": 1, "bin_low": 0.0, "bin_high": 1.0, "count": 25}])
+    folder.write_tables({"masks": [{"epoch": 1, "bin_low": 0.0, "bin_high": 1.0, "count": 25}]})
     folder.write_result(run(accuracy=85.25))
     return folder
 
@@ -59,10 +59,10 @@ def test_a_row_that_changed_is_left_out_and_run_again(folder, capsys, caplog):
 
 def test_a_run_that_is_under_way_again_may_change_its_tables(folder):
     folder.result.unlink()
-    folder.write_epochs([{"phase": "prune", "epoch": 1}, {"phase": "prune", "epoch": 2}])
+    folder.write_tables({"epochs": [{"phase": "prune", "epoch": 1}, {"phase": "prune", "epoch": 2}]})
     assert len(folder.read_epochs()) == 2
     folder.write_result(run() | {"status": "failed", "accuracy": None})
-    folder.write_epochs([{"phase": "prune", "epoch": 1}])
+    folder.write_tables({"epochs": [{"phase": "prune", "epoch": 1}]})
     assert len(folder.read_epochs()) == 1
     row = folder.row()
     assert row is not None and row["status"] == "failed"

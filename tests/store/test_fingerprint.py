@@ -267,7 +267,7 @@ def test_files_that_options_of_own_classes_name(
     monkeypatch.setattr(fingerprint, "MOST_BYTES", 0)  # a large one is not read
     assert one != two and fingerprint.of(config)["dataset.file"].files == {"spectra.npz": "1 bytes"}
     score = tiny_config("gmp", options={"score": {"name": "tests.store.test_fingerprint:Score"}})
-    assert next(iter(fingerprint.of(score)["method.score.name"].files)) == "tests/test_fingerprint.py"
+    assert next(iter(fingerprint.of(score)["method.score.name"].files)) == "tests/store/test_fingerprint.py"
     assert list(fingerprint.of(tiny_config(model=vars(Choice("x", "nowhere:Net"))))) == ["model.name"]
 
 

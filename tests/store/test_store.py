@@ -95,8 +95,8 @@ def test_config_epochs_and_layers(tmp_path):
     assert list(run.read_config()) == ["method", "sparsity", "note"]
 
     assert run.read_epochs() == []
-    run.write_epochs([{"phase": "dense", "epoch": 1}])
-    run.write_epochs([{"phase": "dense", "epoch": 1}, {"phase": "dense", "epoch": 2, "loss": 0.25}])
+    run.write_tables({"epochs": [{"phase": "dense", "epoch": 1}]})
+    run.write_tables({"epochs": [{"phase": "dense", "epoch": 1}, {"phase": "dense", "epoch": 2, "loss": 0.25}]})
     assert [(row["epoch"], row["loss"]) for row in run.read_epochs()] == [(1, None), (2, 0.25)]
 
     run.write_layers([{"layer": "conv1", "units_total": 8, "units_kept": 3}])

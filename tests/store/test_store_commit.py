@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pruner.store.folders import commit_of
+from pruner.store.commit import commit_of
 
 
 def git(folder, *arguments):

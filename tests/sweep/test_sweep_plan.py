@@ -65,6 +65,22 @@ def test_a_plan_tells_what_is_done_failed_shared_and_measured(
     assert "not measured yet: dense of lenet_300_100 on digits, for 1 2\n" in other and "about" not in other
 
 
+def test_a_plan_says_what_its_estimate_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "outputs" / name / "result.csv" for name in ("one", "other")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("status,error\n")
+    words = ["--plan", *QUICK, "method=gmp"]
+    assert main(words) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("left out of the estimate: outputs/one/result.csv: other columns than expected (")
+    assert last.endswith("; and 1 more like this")
+    for file in files:
+        file.unlink()
+    assert main(words) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
 def grouped(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A network with a group norm, which keeps the filters before it."""
     return Net(lambda n, x: n.b(n.norm(n.a(x))), 6, a=conv(3, 8), norm=nn.GroupNorm(2, 8), b=normed(8, 6))

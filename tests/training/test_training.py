@@ -135,8 +135,8 @@ def test_smoothed_labels_by_hand() -> None:
 class Pushed(Method):
     """Pays twice its own parameter, whatever the network does; the weights forget before the third step."""
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: Setup, options: Any = None) -> None:
+        super().__init__(setup, options)
         self.own = nn.Parameter(torch.tensor(1.0))
         self.seen: list[float] = []
 

@@ -22,13 +22,14 @@ that does not train (digits, ResNet-20, 0.9 of the weights pruned: 19% after fin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruner.checks import ConfigError, one_line, require
-from pruner.methods.base import Setup
+from pruner.methods.base import Loss, Setup
 from pruner.methods.scores.probing import Instead, balanced_sample, given, probing
 from pruner.sparsity.units.calling import call_with
 from pruner.sparsity.units.make import Units
@@ -40,6 +41,7 @@ TWICE = ("derivative for", "differentiate twice", "double backward")  # in what 
 class Grasp:
     """w (H g) of the loss. per_class: training images of every class, 1 or more. temperature: of the logits, > 0."""
 
+    needs_examples: ClassVar[bool] = True
     per_class: int = 10
     temperature: float = 200.0
 
@@ -49,9 +51,9 @@ class Grasp:
 
     def check(self, setup: Setup) -> None:
         """Raises ConfigError, which names the operation, where a part of the network cannot be differentiated twice."""
-        if setup.images is None:
+        if not setup.shape:
             return
-        images = torch.zeros(2, *setup.images.shape, device=setup.units.device)
+        images = torch.zeros(2, *setup.shape, device=setup.units.device)
         try:
             with probing(setup.model, batch_statistics=True):
                 gradient_flow(setup.model, setup.units, [(images, images.new_zeros(2).long())], self.temperature)
@@ -66,10 +68,16 @@ class Grasp:
         """Per unit [n], what the flow of gradients would lose. Raises ValueError when the setup has no images."""
         batches = balanced_sample(setup, self.per_class)
         with probing(setup.model, batch_statistics=True):
-            return gradient_flow(setup.model, setup.units, batches, self.temperature)
+            return gradient_flow(setup.model, setup.units, batches, self.temperature, setup.loss)
 
 
-def gradient_flow(model: nn.Module, units: Units, batches: list[tuple[Tensor, Tensor]], temperature: float) -> Tensor:
+def gradient_flow(
+    model: nn.Module,
+    units: Units,
+    batches: list[tuple[Tensor, Tensor]],
+    temperature: float,
+    loss: Loss = F.cross_entropy,
+) -> Tensor:
     """Per unit [n], w (H g) of the mean loss over all the images, in the type of the model's parameters."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     like = next(iter(parameters.values()))
@@ -86,8 +94,8 @@ def gradient_flow(model: nn.Module, units: Units, batches: list[tuple[Tensor, Te
         }
         with Instead({F.hardsigmoid: hardsigmoid}):
             logits = call_with(model, gated, (images,)) / temperature
-        loss = F.cross_entropy(logits, labels, reduction="sum") / count
-        return torch.autograd.grad(loss, [gated[layer.weight] for layer in prunable], create_graph=create_graph)
+        share = loss(logits, labels) * (len(labels) / count)
+        return torch.autograd.grad(share, [gated[layer.weight] for layer in prunable], create_graph=create_graph)
 
     total = [torch.zeros_like(parameters[layer.weight]) for layer in prunable]
     for images, labels in batches:

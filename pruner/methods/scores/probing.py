@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from pruner.methods.base import Setup
+from pruner.methods.examples import Shuffled, one_pass
 
 _BATCH = 128  # images in one forward pass, at most
 
@@ -51,16 +52,18 @@ def balanced_sample(setup: Setup, per_class: int) -> list[tuple[Tensor, Tensor]]
     Which ones depends on the setup's generator alone; a class that has fewer gives all that it has. All of them are on
     the device at once. Raises ValueError when the setup has no images.
     """
-    images = setup.images
+    images = setup.examples
     if images is None:
-        raise ValueError("this score needs training images, and the setup has none")
+        raise ValueError("this score looks at examples, and the setup has none")
     seed = int(torch.randint(1 << 31, (), generator=setup.generator))
     # A shuffled pass leaves out what does not fill a batch: with a divisor that is nothing.
-    size = next(size for size in range(_BATCH, 0, -1) if len(images) % size == 0)
+    count = len(images) if isinstance(images, Shuffled) else _BATCH
+    size = next(size for size in range(_BATCH, 0, -1) if count % size == 0)
     classes = 0
     taken: Counter[int] = Counter()
     parts = []
-    for x, y in images.batches(size, seed=seed):
+    for x, y in one_pass(images, size, seed):
+        x, y = x.to(setup.units.device), y.to(setup.units.device)
         if not classes:
             with probing(setup.model), torch.no_grad():
                 classes = setup.logits(torch.ones(setup.units.n, device=x.device), x[:1]).shape[1]

@@ -14,10 +14,10 @@ sparsities and fell behind at 0.97 of a ResNet-20's weights, 87.5% to 98.1% on d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pruner.checks import require
 from pruner.methods.base import Setup
@@ -28,6 +28,7 @@ from pruner.methods.scores.probing import balanced_sample, probing
 class Snip:
     """The sensitivity of the loss to the units' gates. per_class: training images of every class, 1 or more."""
 
+    needs_examples: ClassVar[bool] = True
     per_class: int = 10
 
     def __post_init__(self) -> None:
@@ -41,6 +42,6 @@ class Snip:
         count = sum(len(labels) for _, labels in batches)
         with probing(setup.model):
             for images, labels in batches:
-                loss = F.cross_entropy(setup.logits(gates, images).float(), labels, reduction="sum") / count
+                loss = setup.loss(setup.logits(gates, images), labels) * (len(labels) / count)
                 slope = slope + torch.autograd.grad(loss, gates)[0]
         return slope.detach().abs()

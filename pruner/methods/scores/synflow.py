@@ -53,13 +53,13 @@ class Synflow:
         """Per unit [n], in how many rounds it survived, and as a fraction below 1/2 its place among those that tie.
 
         With the setup's budget these scores give the mask of the last round again; what that mask leaves of the budget
-        goes to the units that were dropped last. Raises ValueError when the setup has no images.
+        goes to the units that were dropped last. Raises ValueError when the setup has no shape.
         """
-        if setup.images is None:
-            raise ValueError("synflow needs the shape of an image, and the setup has no images")
+        if not setup.shape:
+            raise ValueError("synflow needs the shape of an example, and the setup has none")
         units, allocation = setup.units, setup.allocation
         state = absolute(setup.model)
-        image = torch.ones(1, *setup.images.shape, dtype=torch.float64, device=units.device)
+        image = torch.ones(1, *setup.shape, dtype=torch.float64, device=units.device)
         mask = torch.ones(units.n, device=units.device)
         survived = torch.zeros_like(mask)
         score = torch.zeros_like(mask, dtype=torch.float64)  # from the last round that the unit took part in

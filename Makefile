@@ -1,58 +1,86 @@
 # make run     a first run in an environment of its own      make check   linter, type checker, tests
-# make test    the test suite                                make clean   removes the environment and caches
-# make engines tests of the launchers submitit and Ray        make browser the report in Chromium (installed by you)
-# make zoo     tests of all of torchvision's families
+# make test    the test suite                                make clean   removes the environments and caches
+# make quick   the tests without slow ones                   make dist    sdist and wheel into dist/, checked
+# make engines tests of the launchers submitit and Ray       make browser the report in Chromium (installed by you)
+# make zoo     tests of all of torchvision's families        make hooks   lint and types before each commit
+# make long    slow sweeps of cells; the quick part on Python 3.10 and 3.13, where they are found (6 GB each)
 # PYTHON=python3.12 make ... picks the interpreter. Stamp files in .venv make a second call quick.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: run test engines browser zoo lint types check clean
+# Pythons that fit, as requires-python says; asked before anything is installed
+FITS := 3.10 3.11 3.12 3.13
+FOUND = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+SAID = $(if $(FOUND),is Python $(FOUND),is not there)
 
-run: .venv/for-run
+.PHONY: run test quick long engines browser zoo lint types check dist hooks clean
+
+run: $(VENV)/for-run
 	$(BIN)/pruner method=dtp sparsity=0.9
 
-test: .venv/for-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+test: $(VENV)/for-test
+	$(PYTEST)
 
-engines: .venv/for-engines
+quick: $(VENV)/for-test
+	$(PYTEST) -m "not slow and not long and not engines and not browser and not zoo"
+
+long: $(VENV)/for-test
+	$(PYTEST) -m long
+	@for python in python3.10 python3.13; do \
+	    if $$python -c "" 2>/dev/null; then $(MAKE) quick PYTHON=$$python VENV=.venv-$$python || exit; \
+	    else echo "not run: make quick PYTHON=$$python, which is not there" >&2; fi; \
+	done
+
+engines: $(VENV)/for-engines
 	$(BIN)/python -m pytest -m engines
 
-browser: .venv/for-test
+browser: $(VENV)/for-test
 	$(BIN)/python -m pytest -m browser
 
-zoo: .venv/for-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo -n auto --dist worksteal
+zoo: $(VENV)/for-test
+	$(PYTEST) -m zoo
 
-lint: .venv/for-check
+lint: $(VENV)/for-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/for-check
+types: $(VENV)/for-check
 	$(BIN)/mypy
 
 check: lint types test
 
+dist: $(VENV)/for-check
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
+hooks: $(VENV)/for-check
+	$(BIN)/pre-commit install
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	$(PYTHON) -m venv .venv
+	$(if $(filter $(FITS),$(FOUND)),,$(error $(PYTHON) $(SAID), pruner runs on Python $(FITS): PYTHON=python3.12 make $(or $(MAKECMDGOALS),run)))
+	$(PYTHON) -m venv $(VENV)
 
-.venv/for-run: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/for-run: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable .
 	touch $@
 
-.venv/for-test: .venv/for-run
+$(VENV)/for-test: $(VENV)/for-run
 	$(INSTALL) --editable '.[test]'
 	touch $@
 
-.venv/for-engines: .venv/for-test
+$(VENV)/for-engines: $(VENV)/for-test
 	$(INSTALL) --editable '.[test,submitit,ray]'
 	touch $@
 
-.venv/for-check: .venv/for-test
+$(VENV)/for-check: $(VENV)/for-test
 	$(INSTALL) --editable '.[test,dev]'
 	touch $@

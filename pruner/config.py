@@ -244,7 +244,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in `config.yaml`, paths absolute; `from_dict` reads them back."""
         places = {key: absolute(getattr(self, key)) for key in PLACES}
-        return json.loads(json.dumps(asdict(self) | places))
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self) | places))
+        return values
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

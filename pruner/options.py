@@ -65,7 +65,9 @@ def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
     return found
 
 
-def bind(key: str, label: str, factory: Callable[..., Any], options: Mapping[str, Any], given: Collection[str]) -> dict:
+def bind(
+    key: str, label: str, factory: Callable[..., Any], options: Mapping[str, Any], given: Collection[str]
+) -> dict[str, Any]:
     """The `options` as keyword arguments for `factory`, which also takes the arguments `given` by the program.
 
     Options are converted to the plain types (int, float, bool, str, a Mapping, or None) that the factory's annotations

@@ -35,7 +35,7 @@ def quantize(weight: Tensor, bits: int, limit: Tensor) -> Tensor:
     if not 1 <= bits <= MAX_BITS:
         raise ValueError(f"bits must be from 1 to {MAX_BITS}, got {bits}")
     limit = limit.clamp(min=_SMALLEST)
-    top = 2**bits - 1  # levels are odd numbers up to `top`, over `top`, times the limit
+    top = (1 << bits) - 1  # levels are odd numbers up to `top`, over `top`, times the limit
     with torch.no_grad():
         odd = (weight.abs() / limit * (top / 2)).floor().clamp(max=(top - 1) // 2) * 2 + 1
         # odd / top first: it is 1 at the outermost level, which is the limit to the last bit.

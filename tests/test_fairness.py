@@ -18,7 +18,7 @@ from pruner.run import experiment
 from pruner.run.dense import dense_network
 from pruner.run.experiment import prepare
 from pruner.store.folders import RunFolder
-from pruner.training.trainer import Accuracy
+from pruner.training.trainer import Accuracy, evaluate
 
 
 def test_every_seed_has_a_dense_network_of_its_own(tiny_config: Callable[..., Config]) -> None:
@@ -70,7 +70,7 @@ def test_the_test_images_are_looked_at_four_times(
     passes: list[int] = []
     precisions: list[str] = []
     found: list[Accuracy] = []
-    batches, evaluate = TensorSet.batches, experiment.evaluate
+    batches = TensorSet.batches
 
     def recorded(self: TensorSet, batch_size: int, **how: Any) -> Iterator[tuple[Tensor, Tensor]]:
         passes.append(len(self))

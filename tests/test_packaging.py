@@ -1,4 +1,4 @@
-"""What is shipped: a wheel that carries conf/ and works from any folder, and pins for all that it asks for."""
+"""What is shipped: a wheel that carries conf/ and works from any folder, its source, and pins of what they ask for."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import email
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
+def built(kind: str, source: Path, folder: Path) -> Path:
+    """The `kind` of package, sdist or wheel, made of the files in `source`."""
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)], cwd=source, check=True)
+    (package,) = folder.iterdir()
+    return package
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    return built("wheel", ROOT, tmp_path_factory.mktemp("dist"))
 
 
 def metadata(wheel: Path) -> email.message.Message:
@@ -35,7 +42,7 @@ def test_the_wheel_carries_every_choice(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     choices = {f"pruner/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pruner").rglob("*.py")}
-    assert choices | sources <= names
+    assert choices | sources | {"pruner/py.typed"} <= names
     strangers = {name for name in names if not name.startswith("pruner")}
     assert strangers == set()
     assert any(name.endswith("LICENSE") for name in names)
@@ -61,6 +68,43 @@ def test_the_installed_command_works_from_any_folder(wheel: Path, tmp_path: Path
     refused = pruner("method=dpt")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert list(elsewhere.iterdir()) == []
+
+
+def test_the_source_package_makes_the_same_wheel_and_carries_what_its_tests_read(wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(built("sdist", ROOT, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("pruner-*")
+    again = built("wheel", source, tmp_path / "wheel")
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    left_out = {name for name in tracked if name and (ROOT / name).exists() and not (source / name).exists()}
+    assert left_out == set()
+
+
+def test_the_pythons_are_the_same_wherever_they_are_named(wheel: Path) -> None:
+    said = metadata(wheel)
+    fits = SpecifierSet(said["Requires-Python"])
+    assert [f"3.{minor}" for minor in range(20) if fits.contains(f"3.{minor}")] == list(PYTHONS)
+    labels = [text.removeprefix("Programming Language :: Python :: ") for text in said.get_all("Classifier", [])]
+    assert [label for label in labels if label.startswith("3.")] == list(PYTHONS)
+    assert f"FITS := {' '.join(PYTHONS)}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["quick"]["strategy"]["matrix"]["python"] == list(PYTHONS)
+
+
+@pytest.mark.parametrize("goal", ["run", "test"])
+def test_another_python_is_one_line_before_anything_is_installed(goal: str, tmp_path: Path) -> None:
+    python, environment = tmp_path / "python", tmp_path / "venv"
+    newer = "import sys; sys.version_info = (3, 14, 0); exec(sys.argv[2])"
+    python.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{newer}' \"$@\"\n")
+    python.chmod(0o755)
+    words = ["make", "--no-print-directory", goal, f"PYTHON={python}", f"VENV={environment}"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of an outer make
+    told = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1)
+    assert f"{python} is Python 3.14, pruner runs on Python {' '.join(PYTHONS)}: PYTHON=python3" in told.stderr
+    assert f"make {goal}" in told.stderr
+    assert not environment.exists()
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,14 @@ def test_arrows_go_down_and_in_no_circle() -> None:
 
 def test_what_is_of_no_room_is_used_by_many() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == AT_THE_TOP
+
+
+def test_one_file_knows_hydra_from_inside() -> None:
+    inside = re.compile(r"^\s*(from|import) hydra\._", re.MULTILINE)
+    folders = ("pruner", "tests", "scripts", "examples")
+    files = [path for folder in folders for path in (ROOT.parent / folder).rglob("*.py")]
+    knowing = [path for path in files if inside.search(path.read_text(encoding="utf-8"))]
+    assert knowing == [ROOT / "compose/hydra_internals.py"]
 
 
 def test_files_are_short() -> None:

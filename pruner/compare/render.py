@@ -7,12 +7,11 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pruner.compare.notes import caption, labels, plain
 from pruner.compare.settings import HELD_OUT
 from pruner.compare.spread import Difference, Spread
-from pruner.compare.tables import MEANS, Layout, Table
+from pruner.compare.tables import MEANS, Key, Layout, Table
 from pruner.store.row import Row, guarded
 
 LEGEND = "{}: mean ± sample standard deviation over seeds (number of runs)."
@@ -214,7 +213,7 @@ def _bold(text: str, before: str, after: str) -> str:
     return f"{before}{number}{after}{bracket}{count}"
 
 
-def _title(col: Any, layout: Layout) -> str:
+def _title(col: Key, layout: Layout) -> str:
     return ", ".join(labels(col, layout.cols)) if layout.cols else layout.value
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import hydra.version
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pruner.checks import ConfigError, plain, require
 from pruner.compose import validate
 from pruner.compose.choices import choices
-from pruner.compose.hydra_internals import Hydra, create_config_search_path
+from pruner.compose.hydra_internals import Hydra, create_config_search_path, take_newest_defaults
 from pruner.config import OPEN_GROUPS, Config, absolute, from_dict, path_options
 from pruner.models import torchvision_names
 
@@ -109,7 +108,8 @@ class Composer:
         groups = self.engine.config_loader.list_groups("")
         chosen = [word for word in parsed if word.key_or_group in groups and word.package is None]
         for word in chosen:
-            if not isinstance(word.value(), str):
+            value = word.value()
+            if not isinstance(value, str) or ".." in value.split("/"):  # neither names a file of the group
                 options = self.engine.config_loader.get_group_options(word.key_or_group)
                 raise validate.unknown_choice(word.key_or_group, word.get_value_element_as_str(), options)
         try:
@@ -141,7 +141,7 @@ def _check_master(node: DictConfig) -> None:
 @contextmanager
 def composer(folders: Sequence[Path], name: str) -> Iterator[Composer]:
     """Hydra with our conf/, torchvision's models as choices, and the user's folder, where there is one."""
-    hydra.version.setbase("1.3")
+    take_newest_defaults()
     path = create_config_search_path(str(folders[0]))
     for folder in folders[1:]:
         path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))

@@ -99,4 +99,4 @@ def _same_accuracy(network: Shipped, predict: Predict, test: ImageSet) -> bool:
 
     count, expected = right(predict, test), round(network.row["accuracy"] / 100 * len(test))
     print(f"{'test images:':15} {count} of {len(test)} right, in the run {expected}")
-    return count == expected
+    return bool(count == expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Shipped:
     @property
     def bits(self) -> int:
         """Of a quantised weight; 0 where weights are floats."""
-        return self.architecture["bits"]
+        return int(self.architecture["bits"])
 
     def provenance(self) -> dict[str, Any]:
         """What a file says of itself: how to feed the network, what was done to it, and what it costs."""
@@ -62,7 +62,7 @@ class Shipped:
         return torch.randn(PROBES, *self.shape, generator=torch.Generator().manual_seed(0))
 
     @torch.no_grad()
-    def difference(self, predict: Any) -> float:
+    def difference(self, predict: Callable[[Tensor], Tensor]) -> float:
         """The largest difference of its outputs from the whole network's, over the largest of these.
 
         `predict` is a function from images to logits. Raises ConfigError when the difference is above TOLERANCE.

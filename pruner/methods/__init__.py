@@ -54,7 +54,8 @@ def find(choice: Choice) -> type[Method]:
     found = resolve("method", choice.name, BUILTIN)
     fits = isinstance(found, type) and issubclass(found, Method)
     require(fits, "method.name", choice.name, "not a class that inherits from pruner.methods.base.Method")
-    return found
+    method: type[Method] = found
+    return method
 
 
 def read_options(choice: Choice, method: type[Method] | None = None) -> options.Options:

@@ -76,7 +76,8 @@ class Setup:
         network = MaskedModel(self.model, self.units, self.bits)
         network.gate(mask)
         with autocast(images.device, self.precision):
-            return network(images).float()
+            answer: Tensor = network(images)
+            return answer.float()
 
 
 class Method(nn.Module, ABC):

@@ -66,7 +66,8 @@ def keep_probabilities(log_b: Tensor, alpha: Tensor, beta: float) -> Tensor:
 
 def moved_by(alpha: Tensor, p: Tensor) -> Tensor:
     """The probabilities p [C] of one group, whose mean is alpha, a scalar: with the gradient that alpha has by them."""
-    return _MovedBy.apply(alpha, p)
+    moved: Tensor = _MovedBy.apply(alpha, p)
+    return moved
 
 
 class _MovedBy(torch.autograd.Function):

@@ -26,7 +26,8 @@ def fall(first: float, last: float, progress: float, shape: str = "exponential")
     exponential: first (last / first)^progress; linear: in equal steps; cosine: slow, fast, slow.
     """
     if shape == "exponential":
-        return first * (last / first) ** progress
+        fallen: float = first * (last / first) ** progress
+        return fallen
     share = 1 - progress if shape == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return last + (first - last) * share
 

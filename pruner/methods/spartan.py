@@ -42,7 +42,8 @@ def deviation(magnitudes: Tensor) -> float:
     """The standard deviation of magnitudes [n], a constant to the gradient; of equal ones 1e-12."""
     values = magnitudes.detach()  # by two sums, as torch.std takes five times as long on millions
     square = float(torch.linalg.vector_norm(values)) ** 2 / len(values)
-    return max(1e-12, max(0.0, square - float(values.mean()) ** 2) ** 0.5)
+    spread: float = max(0.0, square - float(values.mean()) ** 2) ** 0.5
+    return max(1e-12, spread)
 
 
 def in_live_outputs(units: Units, shown: Tensor) -> Tensor:

@@ -53,6 +53,6 @@ def build(choice: Choice, shape: tuple[int, int, int], classes: int, trained: bo
     factory = resolve("model", choice.name, BUILTIN if trained else BUILTIN | UNTRAINED)
     options = {key: value for key, value in choice.options.items() if key != "expected_accuracy"}
     options = bind("model", choice.label, factory, options, ("shape", "classes"))
-    model = factory(shape=tuple(shape), classes=classes, **options)
+    model: nn.Module = factory(shape=tuple(shape), classes=classes, **options)
     require(isinstance(model, nn.Module), "model", choice.name, f"gives a {type(model).__name__}, not an nn.Module")
     return model

@@ -23,7 +23,8 @@ class LeNet300(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.fc1(images.flatten(1)).relu()
-        return self.fc3(self.fc2(hidden).relu())
+        logits: Tensor = self.fc3(self.fc2(hidden).relu())
+        return logits
 
 
 class LeNet5(nn.Module):
@@ -46,7 +47,8 @@ class LeNet5(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = self.pool(self.conv1(images).relu())
         features = self.pool(self.conv2(features).relu())
-        return self.fc2(self.fc1(features.flatten(1)).relu())
+        logits: Tensor = self.fc2(self.fc1(features.flatten(1)).relu())
+        return logits
 
 
 def _after(size: int) -> int:

@@ -43,7 +43,8 @@ class Block(nn.Module):
         hidden = self.bn1(self.conv1(images)).relu()
         hidden = self.bn2(self.conv2(hidden))
         inputs = (images, hidden) if isinstance(self.shortcut, Subsample) else (images,)
-        return (hidden + self.shortcut(*inputs)).relu()
+        total: Tensor = hidden + self.shortcut(*inputs)
+        return total.relu()
 
 
 def _projection(before: int, after: int, stride: int) -> nn.Sequential:
@@ -81,7 +82,8 @@ class ResNet(nn.Module):
         features = self.bn1(self.conv1(images)).relu()
         for stage in self.stages:
             features = self.get_submodule(stage)(features)
-        return self.fc(features.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(features.mean(dim=(2, 3)))
+        return logits
 
 
 def _stage(blocks: int, before: int, after: int, stride: int, shortcut: str) -> nn.Sequential:

@@ -52,7 +52,9 @@ def untrained_model(shape: tuple[int, int, int], classes: int, arch: str, weight
     text = weights is None or isinstance(weights, str)
     require(text, "model.weights", weights, "expected null, default, or a .safetensors or .pth file")
     with _sizes_said(shape, arch):
-        return torchvision.models.get_model(arch, weights=None, num_classes=classes, **_extras(arch, shape, weights))
+        extras = _extras(arch, shape, weights)
+        network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes, **extras)
+        return network
 
 
 @contextmanager
@@ -94,7 +96,8 @@ def _download(arch: str) -> Mapping[str, Tensor]:
     """torchvision's best weights, from its cache or the network. What is downloaded has the hash that its name says."""
     best = _best_weights(arch)
     try:
-        return best.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        tensors: Mapping[str, Tensor] = best.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return tensors
     except OSError as error:  # urllib's errors are among these
         raise ConfigError(
             f"model.weights=default: no download ({error}); get {best.url} and give model.weights=FILE"
@@ -116,12 +119,13 @@ def _read(weights: str) -> Mapping[str, Tensor]:
         path.open("rb").close()  # of a file that it may not open, safetensors says that it is not there
         if path.suffix == ".safetensors":
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise nearly anything: nine types were seen
         kind = path.suffix[1:]
         raise ConfigError(f"model.weights={weights}: cannot be read as {kind} ({_first_line(error)})") from error
-    by_name = isinstance(tensors, Mapping) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
+    by_name = isinstance(found, Mapping) and all(isinstance(tensor, Tensor) for tensor in found.values())
     require(by_name, "model.weights", weights, "expected a file of tensors by name (a state dict) and nothing else")
+    tensors: Mapping[str, Tensor] = found
     return tensors
 
 

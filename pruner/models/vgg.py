@@ -38,7 +38,8 @@ class VGG(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images).mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(self.features(images).mean(dim=(2, 3)))
+        return logits
 
 
 def vgg16(shape: tuple[int, int, int], classes: int, width: float = 1.0) -> VGG:

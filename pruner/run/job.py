@@ -15,7 +15,8 @@ from pruner.run.summary import already_done, in_one_line, summary
 from pruner.runtime.distributed import apart, in_turn, leads, origin
 from pruner.runtime.signals import endings_raise
 from pruner.store import fingerprint
-from pruner.store.folders import Held, RunFolder
+from pruner.store.folders import RunFolder
+from pruner.store.locking import Held
 from pruner.store.row import Row
 
 log = logging.getLogger("pruner")

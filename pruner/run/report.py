@@ -95,4 +95,5 @@ def warn_undecided(soft: Tensor, hard: Tensor, finetuned: bool) -> None:
 
 def seconds(epochs: list[Epoch], phase: str) -> float:
     """The time that a phase's epochs took."""
-    return sum(epoch["seconds"] for epoch in epochs if epoch["phase"] == phase)
+    total: float = sum(epoch["seconds"] for epoch in epochs if epoch["phase"] == phase)
+    return total

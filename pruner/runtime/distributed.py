@@ -83,8 +83,9 @@ def joined() -> Iterator[None]:
     import torch
     import torch.distributed as dist
     import torch.distributed.nn.functional  # imported later, its functions' defaults would keep the connections open
+    from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(dist.rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://"))
     _stores.append(store)
     # Objects and signals go through gloo on the CPU also where tensors are on a GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -134,7 +135,8 @@ def first(function: Callable[[], T]) -> T:
     dist.broadcast_object_list(told, device=torch.device("cpu"))
     if told[1] is not None:
         raise told[1]
-    return told[0]
+    answer: T = told[0]
+    return answer
 
 
 def of_first(function: Callable[P, T]) -> Callable[P, T]:
@@ -239,7 +241,8 @@ def origin(error: Exception, text: str) -> str:
     if not _stores:
         return text
     own = f"{text}\n{''.join(traceback.format_exception(error))}"
-    found, _, trace = _stores[0].compare_set(TROUBLE, "", own).decode().partition("\n")
+    first_said: bytes = _stores[0].compare_set(TROUBLE, "", own)
+    found, _, trace = first_said.decode().partition("\n")
     if found != text:
         error.__cause__ = RuntimeError(f"in another process\n{trace}")
     return found

@@ -37,7 +37,8 @@ def soft_mask(scores: Tensor, budget: float, cost: Cost = None, temperature: flo
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    return _SoftMask.apply(scores, float(budget), cost, float(temperature))
+    mask: Tensor = _SoftMask.apply(scores, float(budget), cost, float(temperature))
+    return mask
 
 
 class _SoftMask(torch.autograd.Function):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from pruner.checks import ConfigError, one_line
 
@@ -35,17 +36,13 @@ def accept(model: nn.Module, shape: tuple[int, ...], classes: int | None = None)
     training = model.training
     try:
         lay_out(model.eval(), images)
-        found = answer(model, images)
-        _check_answer(found, classes, "in evaluation")
-        _check_alike(found)
-        _check_answer(answer(model, images[:1]), classes, "of one image, as squeeze() does", batch=1)
+        _check_alike(_logits(answer(model, images), classes, "in evaluation"))
+        _logits(answer(model, images[:1]), classes, "of one image, as squeeze() does", batch=1)
     finally:
         model.train(training)
     trained = copied(model).train()  # a copy, as batch norm counts what it sees
     with torch.enable_grad():
-        found = answer(trained, images)
-        _check_answer(found, classes, "in training")
-        _check_backward(trained, found)
+        _check_backward(trained, _logits(answer(trained, images), classes, "in training"))
 
 
 def lay_out(model: nn.Module, images: Tensor) -> None:
@@ -75,7 +72,7 @@ def _contiguous(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in inputs)
 
 
-def answer(model: nn.Module, images: Tensor) -> Any:
+def answer(model: nn.Module, images: Tensor) -> object:
     """What the model gives. Raises ConfigError that names the module in which it fails."""
     running: list[str] = []
     hooks = note_running(model, running)
@@ -90,13 +87,13 @@ def answer(model: nn.Module, images: Tensor) -> Any:
             hook.remove()
 
 
-def note_running(network: nn.Module, running: list[str]) -> list[Any]:
+def note_running(network: nn.Module, running: list[str]) -> list[RemovableHandle]:
     """Keeps the names of the modules that run, the innermost last, in `running`; gives the hooks that do so."""
 
     def leave(*_: object) -> None:
         running.pop()
 
-    hooks: list[Any] = []
+    hooks: list[RemovableHandle] = []
     for name, module in network.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
         hooks.append(module.register_forward_hook(leave))
@@ -111,14 +108,15 @@ def copied(model: nn.Module) -> nn.Module:
         raise ConfigError(f"model: cannot be copied, as by copy.deepcopy ({one_line(error)})") from error
 
 
-def _forward(model: nn.Module, images: Tensor) -> Any:
+def _forward(model: nn.Module, images: Tensor) -> object:
     """The answer in the mode that the model is in, whose random numbers are its own."""
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         return model(images)
 
 
-def _check_answer(found: Any, classes: int | None, mode: str, batch: int = 2) -> None:
+def _logits(found: object, classes: int | None, mode: str, batch: int = 2) -> Tensor:
+    """`found`. Raises ConfigError unless it is one tensor [batch, classes]; with no classes, [batch, ...]."""
     if not isinstance(found, Tensor):
         raise ConfigError(
             f"model: gives a {type(found).__name__} {mode}; expected one tensor of logits [batch, classes]"
@@ -129,6 +127,7 @@ def _check_answer(found: Any, classes: int | None, mode: str, batch: int = 2) ->
         said = f"[{', '.join(map(str, shape))}]"
         expected = "one answer for each" if classes is None else f"logits [batch, {classes}], one for each class"
         raise ConfigError(f"model: gives {said} {mode}; expected {expected}")
+    return found
 
 
 def _check_alike(found: Tensor) -> None:

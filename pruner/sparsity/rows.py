@@ -26,7 +26,8 @@ def soft_rows(scores: Tensor, keep: int, temperature: float = 1.0) -> Tensor:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if keep >= scores.shape[1]:
         return torch.ones_like(scores)
-    return _SoftRows.apply(scores, int(keep), float(temperature))
+    mask: Tensor = _SoftRows.apply(scores, int(keep), float(temperature))
+    return mask
 
 
 def hard_rows(scores: Tensor, keep: int) -> Tensor:
@@ -109,7 +110,7 @@ def _threshold(scores: Tensor, keep: int, dim: int) -> Tensor:
     if dim:
         best = scores.topk(keep + 1, dim=1).values
         return (best[:, -1:] + best[:, -2:-1]) / 2
-    ranked = list(scores)
+    ranked: list[Tensor] = list(scores)
     for first in range(keep + 1):  # a step of a bubble sort brings the best of the rest to the front
         for at in range(len(ranked) - 1, first, -1):
             pair = ranked[at - 1], ranked[at]

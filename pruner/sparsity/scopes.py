@@ -123,7 +123,8 @@ def keep_best(scores: Tensor, units: Units, count: int) -> Tensor:
     best = torch.cat([group.start + _best(values[group.start : group.stop], count) for group in units.groups])
     if bool(values[best].isnan().any()):  # NaN counts as the best of all
         raise ValueError("scores contain NaN")
-    return _Raised.apply(scores, best)
+    raised: Tensor = _Raised.apply(scores, best)
+    return raised
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

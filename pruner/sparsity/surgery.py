@@ -6,12 +6,12 @@ Which ones may go, and what goes with them, the traced units know (`Units.left`)
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from pruner.checks import ConfigError
 from pruner.sparsity.attention import SelfAttention
@@ -100,7 +100,7 @@ class _Cutter:
         else:
             raise ConfigError(f"{name}: channels of a {type(module).__name__} cannot be taken out")
 
-    def _convolution(self, name: str, conv: Any, left: Left) -> None:
+    def _convolution(self, name: str, conv: _ConvNd, left: Left) -> None:
         outs = _index(name, "outs", left.outs, conv.out_channels)
         ins = _index(name, "ins", left.ins, conv.in_channels)
         depthwise = conv.groups == conv.in_channels
@@ -124,7 +124,7 @@ class _Cutter:
         self._parameters(new.out_proj, of=old.out_proj, weight=(slice(None), channels), bias=(slice(None),))
         return new.train(old.training)
 
-    def _parameters(self, module: nn.Module, of: nn.Module | None = None, **cuts: tuple[Any, ...]) -> None:
+    def _parameters(self, module: nn.Module, of: nn.Module | None = None, **cuts: tuple[Tensor | slice, ...]) -> None:
         """Sets a module's parameters to parts of its own, or of another module's: an index for each dimension."""
         for name, indices in cuts.items():
             whole = getattr(of or module, name)
@@ -138,7 +138,7 @@ class _Cutter:
             setattr(module, name, self.made[id(whole)])
 
 
-def _index(name: str, side: str, kept: Any, total: int) -> Tensor:
+def _index(name: str, side: str, kept: Iterable[int] | None, total: int) -> Tensor:
     """The numbers of the channels that are kept, all of `total` for None."""
     index = torch.arange(total) if kept is None else torch.as_tensor(list(kept), dtype=torch.long)
     if not len(index):

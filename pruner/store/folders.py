@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from pruner.checks import LARGEST, ConfigError, require
+from pruner.checks import LARGEST, ConfigError, one_line, require
 from pruner.config import PLACES
 from pruner.runtime.distributed import kept_by_first, of_first
 from pruner.store.digests import Digests
@@ -34,7 +34,6 @@ from pruner.store.row import (
     Row,
     as_csv,
     check_result,
-    one_line,
     read_rows,
     write_atomically,
     write_table,

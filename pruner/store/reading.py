@@ -82,7 +82,7 @@ class _Plain(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"has an alias, *{self.peek_event().anchor}, and may have none")
+            raise yaml.YAMLError(f"has an alias, *{yaml.SafeLoader.peek_event(self).anchor}, and may have none")
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: Any) -> Any:

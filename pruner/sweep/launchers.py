@@ -43,7 +43,7 @@ class Share:
     @property
     def one_by_one(self) -> bool:
         """Whether no two cells run at once."""
-        return self.launcher["_target_"] == BASIC["_target_"]
+        return bool(self.launcher["_target_"] == BASIC["_target_"])
 
 
 def share(launcher: Mapping[str, Any], cells: int, cores: int, gpu_slots: int, threads: int = 0) -> Share:

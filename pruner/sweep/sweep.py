@@ -34,7 +34,7 @@ from pruner.runtime.signals import endings_raise
 from pruner.store.row import LABELS, write_atomically
 from pruner.sweep import plan
 from pruner.sweep.gpus import own_gpu, room
-from pruner.sweep.launchers import cores_here, share
+from pruner.sweep.launchers import Share, cores_here, share
 from pruner.sweep.workers import WORKER, Labelled, with_workers
 
 
@@ -161,14 +161,13 @@ def _launched(
         part = whole.among(len(left))
         if not part.one_by_one:
             left = _dense_first(left)
-        OmegaConf.update(master, "hydra.launcher", part.launcher, merge=False)
         keeper = os.getpid() if part.workers else None
         task = Task(names, each if part.finds_gpu else 0, wait, os.getcwd(), user, keeper)
         size = min(filter(None, [part.batch, most]), default=1)
         batches = [left[start : start + size] for start in range(0, len(left), size)]
         left = []
         for batch in batches:
-            for cell, outcome in zip(batch, _launch(hydra, master, batch, task, part.threads), strict=True):
+            for cell, outcome in zip(batch, _launch(hydra, master, batch, task, part), strict=True):
                 if outcome[0] == LATER:
                     left.append(cell)
                     continue
@@ -185,12 +184,16 @@ def _dense_first(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _launch(
-    hydra: Composer, master: DictConfig, cells: Sequence[Cell], task: Task, threads: int
+    hydra: Composer, master: DictConfig, cells: Sequence[Cell], task: Task, part: Share
 ) -> list[tuple[int, str]]:
-    """What the task gave for each of `cells`; `threads` is for those that leave them open."""
-    words = [[*cell.words, *([] if cell.config.threads else [f"threads={threads}"])] for cell in cells]
+    """What the task gave for each of `cells`; the threads of `part` are for those that leave them open."""
+    words = [[*cell.words, *([] if cell.config.threads else [f"threads={part.threads}"])] for cell in cells]
     context = HydraContext(config_loader=hydra.engine.config_loader, callbacks=Callbacks(master))
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
+    told = master.copy()
+    OmegaConf.update(told, "hydra.launcher", part.launcher, merge=False)
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=told)
+    # Cells are composed under the launcher that was asked for: of another one Hydra 1.4 says that a cell changed it.
+    launcher.setup(hydra_context=context, task_function=task, config=master)
     first = cells[0].number - 1
     try:
         jobs = launcher.launch(words, first) if task.sweep is None else with_workers(launcher, words, first)
@@ -202,7 +205,8 @@ def _launch(
 
 def _outcome(job: JobReturn) -> tuple[int, str]:
     try:
-        return job.return_value
+        outcome: tuple[int, str] = job.return_value
+        return outcome
     except Exception as error:  # Hydra hands on whatever the cell's process raised
         return 1, one_line(f"{type(error).__name__}: {error}")
 

@@ -51,6 +51,7 @@ def batch_norm(
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     scale = x.new_ones(x.shape[1], dtype=torch.float32) if weight is None else weight
+    y: Tensor
     y, mean, var = _Normalised.apply(x, scale, torch.zeros_like(scale) if bias is None else bias, eps)
     if running_mean is not None and running_var is not None:
         count = distributed.world() * x.numel() / x.shape[1]

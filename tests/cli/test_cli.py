@@ -29,7 +29,7 @@ from pruner.cli.main import main
 from pruner.compose import validate
 from pruner.compose.choices import conf_folder
 from pruner.config import Config, Recipe
-from pruner.models import torchvision_names
+from pruner.models import check_arch, torchvision_names
 from pruner.options import resolve
 from pruner.run import job
 from tests.sweeping import ONE_BY_ONE
@@ -542,9 +542,9 @@ def test_a_users_choices_are_swept_named_and_shown(
 
 def test_every_torchvision_name_is_reachable() -> None:
     with pytest.raises(ConfigError, match="did you mean resnet50"):
-        validate.check_arch("resnet5")
+        check_arch("resnet5")
     for name in torchvision_names():
-        validate.check_arch(name)
+        check_arch(name)
 
 
 def test_a_folder_that_may_not_be_read_is_said(

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pruner.checks import ConfigError
-from pruner.compose.combinations import allowed, builtin_methods, check_combination, table
+from pruner.compose.combinations import allowed, builtin_methods, table
 from pruner.compose.validate import check
 from pruner.config import GRANULARITIES, SCOPES, Choice, Config
+from pruner.methods import check_combination
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 METHODS = {method.label: method for method in builtin_methods()}

@@ -21,8 +21,9 @@ from pruner.checks import ConfigError
 from pruner.config import Choice, Config
 from pruner.data import ImageData, folder, load
 from pruner.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from pruner.data.imageset import seed_of, visiting_order
 from pruner.data.paths import check_folder, pictures
-from pruner.data.pictures import UnreadablePicture
+from pruner.data.pictures import UnreadablePicture, decode
 from pruner.options import shorter_side
 from pruner.run.job import execute
 from pruner.store.folders import RunFolder
@@ -96,7 +97,6 @@ def test_parts_of_batches_are_disjoint_and_complete(tree: Path, monkeypatch: pyt
     train = get(tree).train
     whole = list(train.batches(7, seed=3, augment=True))
     opened: list[str] = []
-    decode = folder.decode
 
     def noted(path: str) -> Image.Image:
         opened.append(path)
@@ -359,7 +359,7 @@ def test_crop_scale_says_how_much_a_training_image_shows(tree: Path) -> None:
     assert not torch.equal(augmented(), augmented(crop_scale=[0.5, 1.0]))
     # Of pictures wider than 4/3 no crop has all of the area: torchvision then takes the largest of that ratio.
     whole = augmented(crop_scale=[1, 1])
-    order = folder.visiting_order(18, 18, torch.Generator().manual_seed(folder.seed_of(1))).tolist()
+    order = visiting_order(18, 18, torch.Generator().manual_seed(seed_of(1))).tolist()
     samples = pictures(str(tree), "train", CLASSES)
     for image, index in zip(whole, order, strict=True):
         with Image.open(samples[index][0]) as picture:

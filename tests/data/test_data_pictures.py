@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pruner.data import pictures
 from pruner.data.pictures import UnreadablePicture, check, decode
 
 RANDOM = np.random.default_rng(0)
@@ -216,7 +215,7 @@ def test_what_large_sets_are_of_is_checked_without_decoding(
     def load(self: Image.Image) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(pictures.Image.Image, "load", load)
+    monkeypatch.setattr(Image.Image, "load", load)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     check(str(path), 256, True)
 

@@ -151,6 +151,7 @@ def coupled(alpha: Tensor) -> Tensor:
     return 3 * alpha[0] + 8 * alpha[0] * alpha[1] + 15 * alpha[1] * alpha[2]
 
 
+@pytest.mark.filterwarnings("ignore:Values in x were outside bounds:RuntimeWarning")  # the solver's, of scipy 1.15
 @pytest.mark.parametrize("cost", [linear, coupled])
 @pytest.mark.parametrize("budget", [2.0, 9.0, 22.0])  # the last is more than what theta asks for
 def test_projection_is_feasible_and_nearest(cost: Callable[[Tensor], Tensor], budget: float) -> None:

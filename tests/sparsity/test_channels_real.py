@@ -11,8 +11,9 @@ from pruner.checks import ConfigError
 from pruner.config import Choice
 from pruner.models import build
 from pruner.sparsity.units.channels import Channels
+from pruner.sparsity.units.filters import FilterUnits
 from pruner.sparsity.units.layers import find_layers
-from pruner.sparsity.units.make import FilterUnits, Units, make_units
+from pruner.sparsity.units.make import Units, make_units
 
 AssertSilent = Callable[[nn.Module, tuple[int, ...], Units, Tensor], None]
 

@@ -149,7 +149,7 @@ def test_every_gpu_is_taken_once_before_one_is_taken_twice() -> None:
 @pytest.fixture
 def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "cuda_devices", lambda: 2)
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("pruner.sweep.gpus.tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 

@@ -7,11 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 from pruner.cli.main import main
 from pruner.compose.cells import Cell, cells_of, general
@@ -220,6 +226,32 @@ def test_where_cells_run_at_once_dense_networks_are_trained_first(
     seed_0.info.touch()
     assert main(["-m", *words, at_once]) == 0
     assert orders == [[1, 3, 5, 2, 4, 6], [1, 2, 3, 4, 5, 6], [3, 5, 1, 2, 4, 6]]
+
+
+class Seen(Launcher):
+    """Runs nothing: says what config it was made with, or set up with later."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=(1, "seen")) for _ in job_overrides]
+
+
+def test_cells_are_composed_under_the_launcher_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another one runs them: Hydra 1.4 refuses a cell whose launcher is not that of its sweep."""
+    launcher = Seen()
+
+    def instantiate(plugins: Plugins, **given: Any) -> Launcher:
+        launcher.setup(**given)
+        return launcher
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", instantiate)
+    assert main(["-m", *QUICK, "device=cpu", "hydra.launcher.n_jobs=4"]) == 1
+    with hydra() as made:
+        made.cell(launcher.config, ["device=cpu"])
+        assert HydraConfig.get().launcher == launcher.config.hydra.launcher
+    assert launcher.config.hydra.launcher.n_jobs == 4
 
 
 def test_sweeps_that_begin_in_one_second_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
 def test_saving_takes_its_share_of_the_time_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock of its own: each save takes three seconds, so 150 lie between two, or the minutes if they are more."""
     clock = [0.0]
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("pruner.training.checkpoint.time.monotonic", lambda: clock[0])
 
     def state() -> dict[str, int]:
         clock[0] += 3

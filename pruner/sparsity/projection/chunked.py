@@ -34,7 +34,8 @@ def pieces(values: Tensor) -> Sequence[Tensor]:
     """Views that cover a tensor [n]: small on a CPU; all at once on a GPU, which has no such cache to keep to."""
     if values.device.type != "cpu" or values.numel() <= _PIECE:
         return (values,)
-    return values.split(_PIECE * torch.get_num_threads())
+    pieces: Sequence[Tensor] = values.split(_PIECE * torch.get_num_threads())
+    return pieces
 
 
 def prices(cost: Tensor | None) -> Iterable[Tensor | None]:

@@ -113,7 +113,8 @@ def _told(order: int, eps: float) -> float:
 
     No derivative of a linear cost is larger than the first.
     """
-    return (math.factorial(order + 1) * eps) ** (1 / (order + 1))
+    longest: float = (math.factorial(order + 1) * eps) ** (1 / (order + 1))
+    return longest
 
 
 def _last_step(gap: float, slopes: Sequence[float]) -> float:
@@ -184,7 +185,8 @@ def undecided(mask: Tensor, room: Tensor) -> Tensor:
 
 def _times_undecided(values: Tensor, mask: Tensor, out: Tensor) -> Tensor:
     """values y (1 - y) by the operator that torch itself has for it: one operator in the place of three."""
-    return torch.ops.aten.sigmoid_backward.grad_input(values, mask, grad_input=out)
+    product: Tensor = torch.ops.aten.sigmoid_backward.grad_input(values, mask, grad_input=out)
+    return product
 
 
 def marginal(cost: Callable[[Tensor], Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,7 +64,8 @@ class Layer:
 
 def swapped(weight: Tensor, groups: int) -> Tensor:
     """A transposed convolution's weight [in, out / groups, *kernel] as [out, in / groups, *kernel]; or back."""
-    return weight.unflatten(0, (groups, len(weight) // groups)).transpose(1, 2).flatten(0, 1)
+    grouped: Tensor = weight.unflatten(0, (groups, len(weight) // groups))
+    return grouped.transpose(1, 2).flatten(0, 1)
 
 
 def find_layers(model: nn.Module, shape: tuple[int, ...], exclude: tuple[str, ...] = ()) -> list[Layer]:
@@ -164,12 +165,14 @@ class _Watch(TorchFunctionMode):
         self.layers[name] = replace(layer, positions=layer.positions + positions, pairs=layer.pairs + pairs)
 
 
-def _operands(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Any:
+def _operands(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: object, **__: object
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The tensors that convolutions and linear maps are called with, in order or by name."""
     return input, weight, bias
 
 
-def _forward_one(model: nn.Module, shape: tuple[int, ...], observer: Any) -> None:
+def _forward_one(model: nn.Module, shape: tuple[int, ...], observer: AbstractContextManager[object]) -> None:
     """One image of zeros through the model in evaluation mode, which is left as it was, under `observer`."""
     like = next(model.parameters())
     image = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)

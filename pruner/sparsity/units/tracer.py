@@ -74,7 +74,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, constant: Container[int] = ()):
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.labels = Labels()
         self.constant, self.operations = constant, 0
         self.sized: list[int] = []

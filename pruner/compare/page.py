@@ -29,7 +29,7 @@ from pruner.config import from_dict
 from pruner.store.row import EPOCH_COLUMNS, LABELS, Row
 
 if TYPE_CHECKING:
-    from pruner.compare.command import Comparison
+    from pruner.compare.comparison import Comparison
 
 WEB = Path(__file__).with_name("web")
 DIGITS = 6  # significant digits of an epoch's numbers

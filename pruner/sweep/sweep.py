@@ -213,7 +213,6 @@ def _outcome(job: JobReturn) -> tuple[int, str]:
 
 def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
     """Gathers the rows that are there into results.csv; prints their tables, and what went wrong. 1: no results.csv."""
-    from pruner.compare import command
     from pruner.compare.apart import keep_apart, write_gathered
     from pruner.compare.settings import flat
     from pruner.compare.tables import Layout
@@ -229,7 +228,7 @@ def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
             print(f"pruner: {results}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
             results = None
         print()
-        command.main([str(cell.folder.result) for cell in cells if cell.number in rows])
+        _print_tables([str(cell.folder.result) for cell in cells if cell.number in rows])
         print()
     wrong = []
     for cell in cells:
@@ -241,6 +240,21 @@ def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
     done = sum(row["status"] == "done" for row in rows.values())
     print(closing(len(cells), done, wrong, results), flush=True)
     return int(bool(rows) and results is None)
+
+
+def _print_tables(results: Sequence[str]) -> None:
+    """The tables that `pruner-compare` makes of these result.csv files."""
+    from pruner.compare.comparison import compare
+
+    try:
+        comparison = compare(results)
+    except ConfigError as error:  # the runs are done all the same
+        print(f"pruner: {one_line(error)}", file=sys.stderr)
+        return
+    if comparison.tables:
+        print(comparison.written("text"), end="")
+    for line in comparison.warnings():
+        print(f"pruner: {line}", file=sys.stderr)
 
 
 def _by_another_sweeper(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bool) -> int:

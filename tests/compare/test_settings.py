@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.notes import remarks
 from pruner.compare.settings import as_word, command, differences, flat
 from pruner.compare.tables import tables

@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from pruner.checks import ConfigError, one_line
-from pruner.compare.apart import keep_apart
+from pruner.compare.apart import keep_apart, say_in_full
 from pruner.compare.gather import Gathered, chosen, gather, result_files
 from pruner.compare.notes import line_names, remarks
 from pruner.compare.references import BUILT_IN, Reference, read_references
 from pruner.compare.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
-from pruner.compare.settings import dataset_in_full, flat, granularity_in_full
+from pruner.compare.settings import flat
 from pruner.compare.tables import Cell, Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
@@ -85,14 +85,12 @@ def compare(
         raise ConfigError(f"no result.csv below {', '.join(places)}")
     left_out = [f"left out: {line}" for line in gathered.unreadable]  # of which table they are is not known
     found = len(gathered.rows)
+    gathered.rows = chosen(gathered.rows, filters, in_full=False)  # of the others no config.yaml is read
+    configs = gathered.configs()
+    say_in_full(gathered.rows, configs)
     gathered.rows = chosen(gathered.rows, filters)
     if found and not gathered.rows:
         raise ConfigError(f"--filter {' '.join(filters)}: none of {found} rows is left")
-    configs = gathered.configs()
-    for row in gathered.rows:  # runs of different shapes, or of other images, are of different tables
-        config = configs.get(row["run_id"], {})
-        row["granularity"] = granularity_in_full(row["granularity"], config)
-        row["dataset"] = dataset_in_full(row["dataset"], config)
     settings = {run_id: flat(config) for run_id, config in configs.items()}
     layout = keep_apart(gathered.rows, settings, layout or Layout())
     built = tables(gathered.rows, layout, baseline, [*read_references(BUILT_IN), *references])

@@ -87,7 +87,7 @@ class _MovedBy(torch.autograd.Function):
 def importance(setup: Setup) -> Tensor:
     """b [n], above 0: |gamma|, averaged over the batch norms that a filter goes through; else the magnitude."""
     b = setup.magnitudes().detach()
-    norms: dict[str, Tensor] = getattr(setup.units, "norms", {})  # of each channel its unit; n: none
+    norms = setup.units.norms()
     if norms:
         parameters = dict(setup.model.named_parameters())
         total = b.new_zeros(len(b) + 1)

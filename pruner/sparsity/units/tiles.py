@@ -64,8 +64,8 @@ class TileUnits(Units):
     def rows(self, layer: Layer, values: Tensor) -> Tensor:
         return self.layer_mask(layer, values).view(self._grids[layer.name][0], -1)
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        return [self.rows(layer, mask)]
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        return [self.rows(layer, values)]
 
     def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
         return self._tiles[layer.name], 0
@@ -114,8 +114,8 @@ class WeightUnits(TileUnits):
         # Weight by weight, so that what the gradient needs are the weights themselves and not a copy of all.
         return self.sum_over({layer.weight: parameters[layer.weight].abs() for layer in self._prunable})
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        return [self._spread(layer, self.layer_mask(layer, mask)).flatten(1)]
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        return [self._spread(layer, self.layer_mask(layer, values)).flatten(1)]
 
     def _sum(self, layer: Layer, values: Tensor) -> Tensor:
         return values.movedim(1, -1)
@@ -142,14 +142,14 @@ class PatternUnits(WeightUnits):
     def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
         return self._tiles[layer.name], self.pattern.m
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        along = self.layer_mask(layer, mask).view(self._ordered(layer))
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        along = self.layer_mask(layer, values).view(self._ordered(layer))
         whole, rest = self._whole(layer), layer.shape[1] - self._whole(layer)
         parts = [(along[..., :whole], self.pattern.m), (along[..., whole:], rest)]
         return [part.reshape(-1, size) for part, size in parts if part.numel()]
 
     def split_rows(self, values: Tensor) -> list[Tensor]:
-        return [part for layer in self._prunable for part in self.holes(layer, values)]
+        return [part for layer in self._prunable for part in self.index_rows(layer, values)]
 
     def join_rows(self, parts: list[Tensor]) -> Tensor:
         joined, rest = [], iter(parts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -29,6 +31,7 @@ from pruner.runtime.seeds import derive
 from pruner.store.folders import DenseStore, RunFolder
 from pruner.store.row import LAYER_COLUMNS, read_rows
 from pruner.training.optimizer import learning_rate, make_optimizer
+from tests import parallel_loop
 from tests import tiny_network as tiny
 
 METHODS = {method.label: method for method in builtin_methods()}
@@ -427,3 +430,34 @@ def test_the_public_names_are_there_and_no_others() -> None:
 def test_a_choice_is_as_good_as_a_name() -> None:
     pruning = pruned(network(), Choice("mine", "gmp", {"every": 2}))
     assert pruning.method.options.every == 2
+
+
+@pytest.mark.slow
+def test_two_processes_under_data_parallel_make_the_steps_of_one(tmp_path: Path) -> None:
+    """Whatever each has drawn: the same masks, and the weights that the whole batches give."""
+    command = [sys.executable, "-m", "tests.parallel_loop", str(tmp_path)]
+    ends = [subprocess.Popen([*command, str(rank), "2"], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for end in ends:
+        _, said = end.communicate(timeout=300)
+        assert end.returncode == 0, said
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for method in parallel_loop.METHODS:
+        alone = parallel_loop.pruned(method, 0, 1)
+        for states in found:
+            assert alone.hard is not None and torch.equal(states[method].pop("hard"), alone.hard)
+            for name, tensor in alone.model.state_dict().items():
+                torch.testing.assert_close(states[method][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it meets on the way
+def test_a_compiled_pruning_makes_the_same_steps() -> None:
+    """As far as torch.compile can follow it; with a compiler that changes nothing."""
+    one, other = pruned(network(), "gmp"), pruned(network(), "gmp")
+    compiled = torch.compile(other, backend="eager")
+    optimizers = sgd(one.model), sgd(other.model)
+    for x, y in batches(4):
+        for call, pruning, optimizer in ((one, one, optimizers[0]), (compiled, other, optimizers[1])):
+            (F.cross_entropy(call(x), y) + pruning.penalty()).backward()
+            pruning.step(optimizer)
+            optimizer.zero_grad()
+    assert torch.equal(one.harden(), other.harden()) and same(one.model, other.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -200,6 +201,29 @@ def test_a_loop_of_ones_own_ends_as_the_runner_does_also_with_interruptions(
     assert row is not None and report == {column: row[column] for column in report}
     for mine, written in zip(loop.pruning.layers(), read_rows(folder.layers, LAYER_COLUMNS), strict=True):
         assert mine == {column: written[column] for column in mine}
+
+
+# The script of the README.
+
+
+@pytest.mark.parametrize(
+    ("label", "granularity"),
+    [cell for number, cell in enumerate(CELLS) if cell[1] == "filter" or number % 4 == 0 or cell[0] == "smart"],
+)
+def test_the_script_of_the_readme_takes_every_method_by_name(label: str, granularity: str) -> None:
+    """With another network, twelve lines at most beside the imports."""
+    page = (Path(pruner.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "pruner.Pruning(" in text)
+    lines = [line for line in block.splitlines() if line and "import " not in line]
+    assert len(lines) <= 12
+    own = {"model": network(), "batches": batches()}
+    script = "\n".join(line for line in lines if line.partition(" = ")[0] not in own)
+    script = script.replace('"smart"', repr(label)).replace('"filter"', repr(granularity))
+    names: dict[str, Any] = {"torch": torch, "pruner": pruner, "cross_entropy": F.cross_entropy, **own}
+    exec(script, names)
+    left = names["pruning"].report()
+    assert 0.5 <= left["achieved_sparsity"] < 0.6
+    assert sum(p.numel() for p in names["small"].parameters()) >= left["params_kept"]
 
 
 # What is read, and when.

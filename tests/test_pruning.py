@@ -216,7 +216,7 @@ def test_the_script_of_the_readme_takes_every_method_by_name(label: str, granula
     (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "pruner.Pruning(" in text)
     lines = [line for line in block.splitlines() if line and "import " not in line]
     assert len(lines) <= 12
-    own = {"model": network(), "batches": batches()}
+    own = {"model": network(), "data": batches()}
     script = "\n".join(line for line in lines if line.partition(" = ")[0] not in own)
     script = script.replace('"smart"', repr(label)).replace('"filter"', repr(granularity))
     names: dict[str, Any] = {"torch": torch, "pruner": pruner, "cross_entropy": F.cross_entropy, **own}
@@ -335,6 +335,13 @@ def test_a_state_of_another_pruning_is_refused() -> None:
     state = pruned(network(), "smart").state_dict()
     with pytest.raises(ValueError, match=r"of another pruning: smart weight .* and this one is dtp weight"):
         pruned(network(), "dtp").load_state_dict(state)
+
+
+def test_examples_that_are_used_up_are_said() -> None:
+    for label in ("snip", "dsa"):
+        pruning = pruned(network(), label, examples=iter([]), options={"every": 1} if label == "dsa" else {})
+        with pytest.raises(ValueError, match=r"^examples gave no batch: give what can be gone through again"):
+            train(pruning, sgd(pruning.model), batches())
 
 
 # In evaluation.

@@ -3,6 +3,7 @@
 # make quick   the tests without slow ones                   make dist    sdist and wheel into dist/, checked
 # make engines tests of the launchers submitit and Ray       make browser the report in Chromium (installed by you)
 # make zoo     tests of all of torchvision's families        make hooks   lint and types before each commit
+# make docs    docs/ as a site in build/site, links checked  make frameworks  loops in Lightning and by Hugging Face
 # make long    slow sweeps of cells; the quick part on Python 3.10 and 3.13, where they are found (6 GB each)
 # PYTHON=python3.12 make ... picks the interpreter. Stamp files in .venv make a second call quick.
 
@@ -17,7 +18,7 @@ FITS := 3.10 3.11 3.12 3.13
 FOUND = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 SAID = $(if $(FOUND),is Python $(FOUND),is not there)
 
-.PHONY: run test quick long engines browser zoo lint types check dist hooks clean
+.PHONY: run test quick long engines frameworks browser zoo docs lint types check dist hooks clean
 
 run: $(VENV)/for-run
 	$(BIN)/pruner method=dtp sparsity=0.9
@@ -38,11 +39,17 @@ long: $(VENV)/for-test
 engines: $(VENV)/for-engines
 	$(BIN)/python -m pytest -m engines
 
+frameworks: $(VENV)/for-frameworks
+	$(BIN)/python -m pytest tests/docs/test_blocks.py -k own-loop
+
 browser: $(VENV)/for-test
 	$(BIN)/python -m pytest -m browser
 
 zoo: $(VENV)/for-test
 	$(PYTEST) -m zoo
+
+docs: $(VENV)/for-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # not --quiet, which would keep warnings from being errors
 
 lint: $(VENV)/for-check
 	$(BIN)/ruff check .
@@ -81,6 +88,14 @@ $(VENV)/for-engines: $(VENV)/for-test
 	$(INSTALL) --editable '.[test,submitit,ray]'
 	touch $@
 
+$(VENV)/for-frameworks: $(VENV)/for-test
+	$(INSTALL) --editable '.[test,frameworks]'
+	touch $@
+
 $(VENV)/for-check: $(VENV)/for-test
 	$(INSTALL) --editable '.[test,dev]'
+	touch $@
+
+$(VENV)/for-docs: $(VENV)/for-run
+	$(INSTALL) --editable '.[docs]'
 	touch $@

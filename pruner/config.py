@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from pruner.checks import build, one_of, require
@@ -260,6 +261,13 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 def _sparsity_of(pattern: Pattern) -> float:
     return 1 - pattern.n / pattern.m
+
+
+def conf_folder() -> Path:
+    """`conf/`: inside the package where it is installed, beside it in the source tree."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def expand(path: str) -> str:

@@ -95,7 +95,7 @@ class Pruning(nn.Module):
         if sparsity is None:
             raise ConfigError("sparsity: missing; give the share of the cost that goes")
         require(0 <= sparsity < 1, "sparsity", sparsity, "at least 0 and below 1")
-        chosen = pruner.methods.choice(method, options or {})
+        chosen = pruner.methods.choice(method, options or {}, granularity)
         pruner.methods.check_combination(chosen, granularity, scope)
         self.shape = tuple(example.shape[1:])
         if units is None:

@@ -16,7 +16,7 @@ case $name in
         ;;
     half) layout=(--rows method,options --baseline gmp) ;;
     lenet) layout=(--cols quant_bits --baseline gmp) ;;
-    weight) # the README's curves, without random, which is so far below that the others would be one line
+    weight) # the curves, without random, which is so far below that the others would be one line
         layout=(--baseline gmp)
         picture=sparsity pictured=("${layout[@]}" --filter method=smart,dtp,dpp,spartan,gmp,pdp,magnitude)
         ;;

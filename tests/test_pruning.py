@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -29,6 +32,7 @@ from pruner.runtime.seeds import derive
 from pruner.store.folders import DenseStore, RunFolder
 from pruner.store.row import LAYER_COLUMNS, read_rows
 from pruner.training.optimizer import learning_rate, make_optimizer
+from tests import parallel_loop
 from tests import tiny_network as tiny
 
 METHODS = {method.label: method for method in builtin_methods()}
@@ -199,6 +203,29 @@ def test_a_loop_of_ones_own_ends_as_the_runner_does_also_with_interruptions(
         assert mine == {column: written[column] for column in mine}
 
 
+# The script of the README.
+
+
+@pytest.mark.parametrize(
+    ("label", "granularity"),
+    [cell for number, cell in enumerate(CELLS) if cell[1] == "filter" or number % 4 == 0 or cell[0] == "smart"],
+)
+def test_the_script_of_the_readme_takes_every_method_by_name(label: str, granularity: str) -> None:
+    """With another network, twelve lines at most beside the imports."""
+    page = (Path(pruner.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "pruner.Pruning(" in text)
+    lines = [line for line in block.splitlines() if line and "import " not in line]
+    assert len(lines) <= 12
+    own = {"model": network(), "data": batches()}
+    script = "\n".join(line for line in lines if line.partition(" = ")[0] not in own)
+    script = script.replace('"smart"', repr(label)).replace('"filter"', repr(granularity))
+    names: dict[str, Any] = {"torch": torch, "pruner": pruner, "cross_entropy": F.cross_entropy, **own}
+    exec(script, names)
+    left = names["pruning"].report()
+    assert 0.5 <= left["achieved_sparsity"] < 0.6
+    assert sum(p.numel() for p in names["small"].parameters()) >= left["params_kept"]
+
+
 # What is read, and when.
 
 
@@ -308,6 +335,13 @@ def test_a_state_of_another_pruning_is_refused() -> None:
     state = pruned(network(), "smart").state_dict()
     with pytest.raises(ValueError, match=r"of another pruning: smart weight .* and this one is dtp weight"):
         pruned(network(), "dtp").load_state_dict(state)
+
+
+def test_examples_that_are_used_up_are_said() -> None:
+    for label in ("snip", "dsa"):
+        pruning = pruned(network(), label, examples=iter([]), options={"every": 1} if label == "dsa" else {})
+        with pytest.raises(ValueError, match=r"^examples gave no batch: give what can be gone through again"):
+            train(pruning, sgd(pruning.model), batches())
 
 
 # In evaluation.
@@ -427,3 +461,34 @@ def test_the_public_names_are_there_and_no_others() -> None:
 def test_a_choice_is_as_good_as_a_name() -> None:
     pruning = pruned(network(), Choice("mine", "gmp", {"every": 2}))
     assert pruning.method.options.every == 2
+
+
+@pytest.mark.slow
+def test_two_processes_under_data_parallel_make_the_steps_of_one(tmp_path: Path) -> None:
+    """Whatever each has drawn: the same masks, and the weights that the whole batches give."""
+    command = [sys.executable, "-m", "tests.parallel_loop", str(tmp_path)]
+    ends = [subprocess.Popen([*command, str(rank), "2"], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for end in ends:
+        _, said = end.communicate(timeout=300)
+        assert end.returncode == 0, said
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for method in parallel_loop.METHODS:
+        alone = parallel_loop.pruned(method, 0, 1)
+        for states in found:
+            assert alone.hard is not None and torch.equal(states[method].pop("hard"), alone.hard)
+            for name, tensor in alone.model.state_dict().items():
+                torch.testing.assert_close(states[method][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it meets on the way
+def test_a_compiled_pruning_makes_the_same_steps() -> None:
+    """As far as torch.compile can follow it; with a compiler that changes nothing."""
+    one, other = pruned(network(), "gmp"), pruned(network(), "gmp")
+    compiled = torch.compile(other, backend="eager")
+    optimizers = sgd(one.model), sgd(other.model)
+    for x, y in batches(4):
+        for call, pruning, optimizer in ((one, one, optimizers[0]), (compiled, other, optimizers[1])):
+            (F.cross_entropy(call(x), y) + pruning.penalty()).backward()
+            pruning.step(optimizer)
+            optimizer.zero_grad()
+    assert torch.equal(one.harden(), other.harden()) and same(one.model, other.model)

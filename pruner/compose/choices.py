@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruner.checks import ConfigError
+from pruner.config import conf_folder
 
-
-def conf_folder() -> Path:
-    """`conf/`: inside the package where it is installed, beside it in the source tree."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+__all__ = ["choices", "conf_folder", "natural", "user_folder"]
 
 
 def user_folder(given: str) -> Path:

@@ -1,6 +1,6 @@
 """Which methods, granularities and scopes go together; whatever is not ruled out here works, with either budget.
 
-Nothing here imports torch. `python -m pruner.compose.combinations` prints the README's table.
+Nothing here imports torch. `python -m pruner.compose.combinations` prints the table of docs/guides/runs.md.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from pruner.checks import one_of, require
-from pruner.config import Choice
+from pruner.config import Choice, conf_folder
 from pruner.methods import options, scores
 from pruner.methods.limits import Limits, check_scope
 from pruner.options import bind, resolve
@@ -31,10 +33,11 @@ BUILTIN = {
 }
 
 
-def choice(method: str | type[Method] | Choice, given: Mapping[str, Any]) -> Choice:
+def choice(method: str | type[Method] | Choice, given: Mapping[str, Any], granularity: str) -> Choice:
     """The choice of a name of the command line's, such as `dtp` or `snip`, of `package.module:Class`, or of a class.
 
-    Raises ConfigError for a name that is none of these.
+    By name a method has the settings that it has there, also those that were found for a granularity (conf/tuned/),
+    unless others are `given`. Raises ConfigError for a name that is none of these.
     """
     if isinstance(method, Choice):
         return method
@@ -44,7 +47,9 @@ def choice(method: str | type[Method] | Choice, given: Mapping[str, Any]) -> Cho
         return Choice(method, "one_shot", {"score": {"name": method, **given}})
     if ":" not in method:
         one_of("method", method, [*(name for name in BUILTIN if name != "one_shot"), *scores.BUILTIN])
-    return Choice(method, method, dict(given))
+    tuned = conf_folder() / "tuned" / granularity / f"{method}.yaml"
+    found = yaml.safe_load(tuned.read_text(encoding="utf-8")) if method in BUILTIN and tuned.exists() else {}
+    return Choice(method, method, {**found, **given})
 
 
 def find(choice: Choice) -> type[Method]:

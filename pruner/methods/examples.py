@@ -44,5 +44,5 @@ def endless(examples: Examples | Shuffled, batch_size: int, seed: int, first: in
             found += 1
             yield batch
         if not found and not skipped:
-            raise ValueError("no batch in a pass over the examples")
+            raise ValueError("examples gave no batch: give what can be gone through again, such as a list or a loader")
         skipped = 0

@@ -62,6 +62,15 @@ def part() -> tuple[int, int]:
     return rank(), world()
 
 
+def peers() -> int:
+    """How many processes hear each other now: those of a run while they are joined, or of a script that joined its own.
+
+    What follows is of these, so that methods do right in a training loop under DistributedDataParallel too.
+    """
+    dist = sys.modules.get("torch.distributed")
+    return int(dist.get_world_size()) if dist and dist.is_available() and dist.is_initialized() else 1
+
+
 def check_batch(batch_size: int, images: int) -> None:
     """Raises ConfigError where the processes cannot take equal shares of every batch of so many training images."""
     if world() > 1:
@@ -173,7 +182,7 @@ def in_turn(function: Callable[[], T]) -> T:
 
 def total(values: Tensor) -> Tensor:
     """The sum over the processes of a tensor that each has."""
-    if world() == 1:
+    if peers() == 1:
         return values
     import torch.distributed as dist
 
@@ -189,27 +198,27 @@ def stacked(values: Tensor) -> Tensor:
     import torch.distributed as dist
 
     assert not _apart
-    all_values = [torch.empty_like(values) for _ in range(world())]
+    all_values = [torch.empty_like(values) for _ in range(peers())]
     dist.all_gather(all_values, values)
     return torch.stack(all_values)
 
 
 def average(tensors: Sequence[Tensor]) -> None:
     """Puts the mean over the processes into tensors that each has, all on one device, in one exchange for each type."""
-    if world() == 1:
+    if peers() == 1:
         return
     import torch
 
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         alike = [tensor for tensor in tensors if tensor.dtype is dtype]
-        means = total(torch.cat([tensor.flatten() for tensor in alike])) / world()
+        means = total(torch.cat([tensor.flatten() for tensor in alike])) / peers()
         for tensor, mean in zip(alike, means.split([tensor.numel() for tensor in alike]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
 
 def agree(tensors: Iterable[Tensor]) -> bool:
     """Whether all processes have the same tensors, to the bit; but for 1 in 2^32 cases in which they have not."""
-    if world() == 1:
+    if peers() == 1:
         return True
     import torch
 
@@ -222,7 +231,7 @@ def agree(tensors: Iterable[Tensor]) -> bool:
 
 def union(numbers: Sequence[int]) -> list[int]:
     """The numbers, from 0 to 62, that any process gives."""
-    if world() == 1:
+    if peers() == 1:
         return list(numbers)
     import torch
     import torch.distributed as dist

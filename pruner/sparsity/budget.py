@@ -31,9 +31,9 @@ def soft_mask(scores: Tensor, budget: float, cost: Cost = None, temperature: flo
 
         dL/ds_j = v_j (g_j - c_j sum(v g) / sum(c v)) / temperature
 
-    With two anchors this is the entropy-regularised transport plan onto (keep, drop): the cards of DTP, SMART and
-    Spartan derive the same operator. Raises ValueError when no mu exists (NaN scores, or more infinite scores
-    than the budget can hold).
+    With two anchors this is the entropy-regularised transport plan onto (keep, drop): DTP, SMART and Spartan use the
+    same operator (docs/methods/dtp.md, smart.md, spartan.md). Raises ValueError when no mu exists (NaN scores, or more
+    infinite scores than the budget can hold).
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")

@@ -1,11 +1,12 @@
 """How many bytes a pruned, quantised network takes where it is stored: its weights, and the index that places them.
 
-    bits = sum over layers (kept b + index) + 32 others,  b = 32 without quantisation     [chosen] in DPP's card
-    index of k of n in every row = k ceil(log2 n) a row                                   [chosen] in DPP's card
+    bits = sum over layers (kept b + index) + 32 others,  b = 32 without quantisation     [chosen]
+    index of k of n in every row = k ceil(log2 n) a row                                   [chosen] for DPP's rows
 
-[chosen] beyond the card: rows may keep different numbers, which are then stored too; a bitmap is taken where it is
-cheaper; one 32-bit scale for each quantised layer. What is the same for all masks is not counted: names, shapes, which
-index a layer has. Nor are a batch norm's running statistics, which merge with its weight and bias.
+docs/methods/dpp.md says where these come from. [chosen] beyond it: rows may keep different numbers, which are then
+stored too; a bitmap is taken where it is cheaper; one 32-bit scale for each quantised layer. What is the same for all
+masks is not counted: names, shapes, which index a layer has. Nor are a batch norm's running statistics, which merge
+with its weight and bias.
 """
 
 from __future__ import annotations

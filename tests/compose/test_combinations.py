@@ -1,4 +1,4 @@
-"""What goes together: every refusal says at once what does, and the README has the table."""
+"""What goes together: every refusal says at once what does, and the manual has the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruner.compose.validate import check
 from pruner.config import GRANULARITIES, SCOPES, Choice, Config
 from pruner.methods import check_combination
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "guides" / "runs.md"
 METHODS = {method.label: method for method in builtin_methods()}
 CELLS = list(product(METHODS, GRANULARITIES, SCOPES))
 REFUSED = [cell for cell in CELLS if cell[2] not in allowed(METHODS[cell[0]], cell[1])]
@@ -111,5 +111,5 @@ def test_the_table_says_what_is_allowed() -> None:
             assert meant == ", ".join(allowed(METHODS[label], name))
 
 
-def test_the_readme_has_the_table() -> None:
-    assert table() in README.read_text(encoding="utf-8"), "what `python -m pruner.compose.combinations` prints"
+def test_the_manual_has_the_table() -> None:
+    assert table() in MANUAL.read_text(encoding="utf-8"), "what `python -m pruner.compose.combinations` prints"

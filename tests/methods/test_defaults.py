@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from pruner.compose.choices import choices, conf_folder
+from pruner.compose.combinations import allowed, builtin_methods
+from pruner.methods import choice, read_options
 
 TABLES = Path(__file__).parents[2] / "outputs/tables"
 SEARCHES = {
@@ -40,3 +42,14 @@ def test_what_is_tuned_says_nothing_twice(path):
     whole = yaml.safe_load(choices([conf_folder()], "method")[path.stem].read_text(encoding="utf-8"))
     for key, value in yaml.safe_load(text).items():
         assert whole[key] != value, f"{key}: the method's own file has it"
+
+
+@pytest.mark.parametrize("granularity", SEARCHES)
+def test_a_method_by_name_has_the_settings_of_the_command_line(granularity, composed):
+    """Scores apart, which may be named in two ways."""
+    for method in builtin_methods():
+        if "global" in allowed(method, granularity):
+            said = composed(f"method={method.label}", f"granularity={granularity}").method
+            found = choice(method.label, {}, granularity)
+            mine, theirs = ({**vars(read_options(each)), "score": None} for each in (found, said))
+            assert (found.name, mine) == (said.name, theirs)

@@ -1,4 +1,4 @@
-"""A user's own method: examples/own_method, a class and a YAML file, run from another folder as the README shows."""
+"""A user's own method: examples/own_method, a class and a YAML file, run from another folder as the docs show."""
 
 from __future__ import annotations
 

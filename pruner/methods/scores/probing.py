@@ -76,6 +76,8 @@ def balanced_sample(setup: Setup, per_class: int) -> list[tuple[Tensor, Tensor]]
             parts.append((x[chosen], y[chosen]))
         if taken.total() == per_class * classes:
             break
+    if not parts:
+        raise ValueError("examples gave no batch: give what can be gone through again, such as a list or a loader")
     sample, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     batches = -(-len(labels) // _BATCH)  # of one size, or nearly: batch norm must not see a batch of one
     return list(zip(sample.tensor_split(batches), labels.tensor_split(batches), strict=True))

@@ -116,7 +116,7 @@ class Units(ABC):
         return []
 
     def split_rows(self, values: Tensor) -> list[Tensor]:
-        """`values` [n] by who competes with whom in a fixed pattern: tensors [rows, candidates]."""
+        """`values` [n] as tensors [rows, candidates]: in a fixed pattern the units of a row compete with each other."""
         return [part.unsqueeze(0) for part in values.split(self.sizes)]
 
     def join_rows(self, parts: list[Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ class FilterUnits(Units):
 
     A mask of 0 is a gate of HIDDEN, with the same gradient. The papers' masks stand behind the activation, where the
     derivative of a dropped filter's mask is relu(bn(x)), what it would give if it came back; ours stand before it,
-    where a ReLU at exactly 0 passes nothing, and a dropped filter would never learn what it is worth. At HIDDEN every
+    where a ReLU at exactly 0 passes nothing, and a dropped filter would never get a gradient again. At HIDDEN every
     ReLU, maximum and residual sum of it takes the side that it would come back on, so that the gradient is the
     derivative from the right, through whatever stands between the gate and the next layer [derived].
     """

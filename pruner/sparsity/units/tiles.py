@@ -40,13 +40,13 @@ class TileUnits(Units):
         self._slices = {group.name: slice(group.start, group.stop) for group in self.groups}
 
     def cost(self, budget: str) -> Cost:
-        worth = {
+        costs = {
             layer.weight: layer.native(
                 torch.full(layer.shape, layer.positions if budget == "macs" else 1, device=self.device)
             )
             for layer in self._prunable
         }
-        return self.sum_over(worth).float()
+        return self.sum_over(costs).float()
 
     def sum_over(self, values: Parameters) -> Tensor:
         ordered = ((layer, layer.ordered(values[layer.weight])) for layer in self._prunable)
@@ -81,11 +81,11 @@ class TileUnits(Units):
 
     def _sum(self, layer: Layer, values: Tensor) -> Tensor:
         """A tensor of a layer's shape, summed over each tile: [grid]."""
-        for dim, (tile, cells) in enumerate(zip(self._tiles[layer.name], self._grids[layer.name], strict=True)):
+        for dim, (tile, count) in enumerate(zip(self._tiles[layer.name], self._grids[layer.name], strict=True)):
             if tile > 1:
-                missing = cells * tile - values.shape[dim]
+                missing = count * tile - values.shape[dim]
                 padded = F.pad(values, (0, 0) * (values.dim() - 1 - dim) + (0, missing)) if missing else values
-                values = padded.unflatten(dim, (cells, tile)).sum(dim + 1)
+                values = padded.unflatten(dim, (count, tile)).sum(dim + 1)
         return values
 
     def _spread(self, layer: Layer, part: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "lines of a table, or `options`: those of a method that its runs differ in (default: method)")  # fmt: skip
     add("--cols", metavar="KEYS", default="sparsity", help="the same for the columns of a table; '' for one column "
         "(default: sparsity)")  # fmt: skip
-    add("--value", metavar="COLUMN", default="accuracy", help="the column of result.csv in the cells "
+    add("--value", metavar="COLUMN", default="accuracy", help="the column of result.csv that is averaged "
         "(default: accuracy)")  # fmt: skip
     add("--filter", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="use only the runs with one of "
         "these values, as in method=dtp,gmp sparsity=0.9")  # fmt: skip
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "arxiv, dense_accuracy, params_kept, macs_kept, source, mark, note")  # fmt: skip
     add("--format", choices=["text", "csv", "markdown", "latex"], default="text", help="of what is printed "
         "(default: text)")  # fmt: skip
-    add("--output", metavar="PREFIX", help="also write PREFIX.csv (a line for each cell), PREFIX.md and PREFIX.tex "
+    add("--output", metavar="PREFIX", help="also write PREFIX.csv (a line for each entry), PREFIX.md and PREFIX.tex "
         "(the tables) and PREFIX-rows.csv (all rows)")  # fmt: skip
     add("--pictures", metavar="FOLDER", help="also draw the tables, and what the runs did, as PNG and SVG")
     add("--html", metavar="FILE", help="also write one page that needs no network: sorting, filters, curves, runs")

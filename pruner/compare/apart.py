@@ -1,4 +1,4 @@
-"""Runs that differ in more than their seed are never of one cell: what no column says of them, their settings do."""
+"""Runs that differ in more than their seed are never of one entry: what no column says of them, their settings do."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pruner.compare.settings import Settings, dataset_in_full, differences, gran
 from pruner.compare.tables import Layout, grouped
 from pruner.store.row import COLUMNS, FURTHER, IN_FULL, Row, write_table
 
-SAME = ("seed", "recipe.name", "quantization.name")  # what may differ in a cell: seeds, and what others call its values
+SAME = ("seed", "recipe.name", "quantization.name")  # may differ in an entry: seeds, and what others call its values
 
 
 def keep_apart(rows: Sequence[Row], settings: Mapping[str, Settings], layout: Layout) -> Layout:
-    """The layout with what it takes to tell runs apart that would be of one cell; puts the texts that do into the rows.
+    """The layout with what it takes to tell runs apart that would share an entry; puts the texts that do into the rows.
 
     Options of a method, where those of its runs differ, go where the methods are, as `options`; all other keys make
     tables of their own, as `settings`. The argument has those of the runs whose config.yaml was found, by run_id; of
@@ -27,7 +27,7 @@ def keep_apart(rows: Sequence[Row], settings: Mapping[str, Settings], layout: La
     own = False
     for table in grouped(known, layout.split).values():
         done = grouped((row for row in table if row["status"] == "done"), layout.keys)
-        keys = {key for cell in done.values() for key in differences((settings[row["run_id"]] for row in cell), SAME)}
+        keys = {key for entry in done.values() for key in differences((settings[row["run_id"]] for row in entry), SAME)}
         others = sorted(key for key in keys if not key.startswith("method.") or key == "method.name")
         own = own or len(others) < len(keys)
         for row in table:

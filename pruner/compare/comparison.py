@@ -14,7 +14,7 @@ from pruner.compare.notes import line_names, remarks
 from pruner.compare.references import BUILT_IN, Reference, read_references
 from pruner.compare.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.compare.settings import flat
-from pruner.compare.tables import Cell, Layout, Table, tables
+from pruner.compare.tables import Entry, Layout, Table, tables
 
 Form = Callable[[Table, str | None, Sequence[str]], str]
 FORMS: dict[str, tuple[Form, str]] = {  # each form of text, and what it says of its mark
@@ -44,9 +44,9 @@ class Comparison:
         """The names of all lines in pictures."""
         return list(self._names.values())
 
-    def line(self, cell: Cell) -> str:
-        """The name of a cell's line in pictures."""
-        return self._names[tuple(cell.keys[key] for key in self.layout.lines)]
+    def line(self, entry: Entry) -> str:
+        """The name of an entry's line in pictures."""
+        return self._names[tuple(entry.keys[key] for key in self.layout.lines)]
 
     def written(self, form: str) -> str:
         """The tables as text, csv, markdown or latex."""

@@ -12,7 +12,7 @@ from pruner.checks import LARGEST, ConfigError, one_line, require
 from pruner.compare.plot_styles import Look, looks
 from pruner.compare.plots import Axis, Histogram, Line, draw_histograms, draw_lines
 from pruner.compare.spread import spread
-from pruner.compare.tables import Cell, Key
+from pruner.compare.tables import Entry, Key
 from pruner.store.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, TEXT, Row
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ def draw(comparison: Comparison, folder: Path) -> None:
     layout = comparison.layout
     others = layout.pictures
     styles = looks(comparison.lines)
-    groups: dict[Key, list[Cell]] = {}
+    groups: dict[Key, list[Entry]] = {}
     for table in comparison.tables:
-        for cell in table.ordered():
-            groups.setdefault(tuple(cell.keys[key] for key in others), []).append(cell)
-    for key, cells in groups.items():
+        for entry in table.ordered():
+            groups.setdefault(tuple(entry.keys[key] for key in others), []).append(entry)
+    for key, entries in groups.items():
         title, name = _words(others, key)
-        _values(comparison, folder / name, title, cells, styles)
-        for sparsity in sorted({cell.keys["sparsity"] for cell in cells}):
-            same = sorted((c for c in cells if c.keys["sparsity"] == sparsity), key=comparison.line)
+        _values(comparison, folder / name, title, entries, styles)
+        for sparsity in sorted({entry.keys["sparsity"] for entry in entries}):
+            same = sorted((c for c in entries if c.keys["sparsity"] == sparsity), key=comparison.line)
             at = f"{title}, sparsity {sparsity:g}"
             _runs(comparison, folder / f"{name}-{sparsity:g}", at, same, styles)
 
@@ -57,15 +57,15 @@ def _words(names: Sequence[str], key: Key) -> tuple[str, str]:
     return ", ".join(said), re.sub(r"[^\w.-]+", "-", "-".join(str(value) for value in key if value is not None))
 
 
-def _values(comparison: Comparison, path: Path, title: str, cells: list[Cell], styles: dict[object, Look]) -> None:
+def _values(comparison: Comparison, path: Path, title: str, entries: list[Entry], styles: dict[object, Look]) -> None:
     """The value against sparsity, and against the MACs that are left."""
     value = comparison.layout.value
     y = Axis(f"{value.replace('_', ' ')}{', %' if 'accuracy' in value else ''}")
-    measured = [cell for cell in cells if cell.spread]
-    sparsities = sorted({cell.keys["sparsity"] for cell in measured})
+    measured = [entry for entry in entries if entry.spread]
+    sparsities = sorted({entry.keys["sparsity"] for entry in measured})
     ticks = [(_kept(sparsity), f"{sparsity:g}") for sparsity in sparsities]
     x = Axis("sparsity (by the logarithm of what is kept)", ticks)
-    lines = _lines(comparison, measured, lambda cell: _kept(cell.keys["sparsity"]), styles)
+    lines = _lines(comparison, measured, lambda entry: _kept(entry.keys["sparsity"]), styles)
     if lines:
         draw_lines(path.with_name(f"{path.name}-sparsity"), title, lines, x, y)
     lines = _lines(comparison, measured, _macs_percent, styles)
@@ -80,21 +80,23 @@ def _kept(sparsity: float) -> float:
     return -math.log10(1 - sparsity)
 
 
-def _macs_percent(cell: Cell) -> float | None:
-    shares = [100 * run["macs_kept"] / run["macs_total"] for run in cell.runs if run["macs_kept"] and run["macs_total"]]
+def _macs_percent(entry: Entry) -> float | None:
+    shares = [
+        100 * run["macs_kept"] / run["macs_total"] for run in entry.runs if run["macs_kept"] and run["macs_total"]
+    ]
     found = spread(shares)
     return found.mean if found else None
 
 
 def _lines(
-    comparison: Comparison, cells: Iterable[Cell], x: Callable[[Cell], float | None], styles: dict[object, Look]
+    comparison: Comparison, entries: Iterable[Entry], x: Callable[[Entry], float | None], styles: dict[object, Look]
 ) -> list[Line]:
-    """The lines through the cells, from left to right; cells without an x are left out."""
+    """The lines through the entries, from left to right; entries without an x are left out."""
     points: dict[str, list[tuple[float, float, float | None]]] = {}
-    for cell in cells:
-        place = x(cell)
-        if place is not None and cell.spread is not None:
-            points.setdefault(comparison.line(cell), []).append((place, cell.spread.mean, cell.spread.std))
+    for entry in entries:
+        place = x(entry)
+        if place is not None and entry.spread is not None:
+            points.setdefault(comparison.line(entry), []).append((place, entry.spread.mean, entry.spread.std))
     lines = []
     for name in sorted(points):
         across, up, spreads = zip(*sorted(points[name], key=lambda point: point[0]), strict=True)
@@ -102,11 +104,11 @@ def _lines(
     return lines
 
 
-def _runs(comparison: Comparison, path: Path, title: str, cells: list[Cell], styles: dict[object, Look]) -> None:
-    """What the runs of one setting and sparsity did: means over the runs of each line's cell."""
-    layers = {comparison.line(cell): _files(comparison, cell, "layers", LAYER_COLUMNS) for cell in cells}
-    epochs = {comparison.line(cell): _files(comparison, cell, "epochs", EPOCH_COLUMNS) for cell in cells}
-    masks = {comparison.line(cell): _files(comparison, cell, "masks", MASK_COLUMNS) for cell in cells}
+def _runs(comparison: Comparison, path: Path, title: str, entries: list[Entry], styles: dict[object, Look]) -> None:
+    """What the runs of one setting and sparsity did: means over the runs of each line's entry."""
+    layers = {comparison.line(entry): _files(comparison, entry, "layers", LAYER_COLUMNS) for entry in entries}
+    epochs = {comparison.line(entry): _files(comparison, entry, "epochs", EPOCH_COLUMNS) for entry in entries}
+    masks = {comparison.line(entry): _files(comparison, entry, "masks", MASK_COLUMNS) for entry in entries}
     names = dict.fromkeys(row["layer"] for files in layers.values() for rows in files for row in rows)
     if len(names) > MOST_LAYERS:
         comparison.gathered.unreadable.append(f"{path.name}-layers: {len(names)} layers are too many for a picture")
@@ -141,10 +143,10 @@ def _drawn(value: float | None) -> bool:
     return value is not None and abs(value) <= LARGEST
 
 
-def _files(comparison: Comparison, cell: Cell, name: str, columns: tuple[str, ...]) -> list[list[Row]]:
-    """The rows of NAME.csv of each of the cell's runs that has one with rows in it, all with what a picture needs."""
+def _files(comparison: Comparison, entry: Entry, name: str, columns: tuple[str, ...]) -> list[list[Row]]:
+    """The rows of NAME.csv of each of the entry's runs that has one with rows in it, all with what a picture needs."""
     found = []
-    for run in cell.runs:
+    for run in entry.runs:
         folder = comparison.gathered.folders.get(run["run_id"])
         if folder is not None and (path := folder.path / f"{name}.csv").exists():
             try:

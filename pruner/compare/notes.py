@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from pruner.compare.settings import Settings, differences, of_method
-from pruner.compare.tables import VERSIONS, Cell, Key, Layout, Table, shown
+from pruner.compare.tables import VERSIONS, Entry, Key, Layout, Table, shown
 from pruner.store.row import LABELS, Row
 
 SHOWN = 8  # settings that one remark lists at most
@@ -42,7 +42,7 @@ def labels(key: Key, names: tuple[str, ...]) -> list[str]:
 
 def line_names(found: Iterable[Table], layout: Layout) -> dict[Key, str]:
     """What lines are called in pictures, by their values of `Layout.lines`: the method, and what else differs."""
-    keys = [tuple(cell.keys[name] for name in layout.lines) for table in found for cell in table.ordered()]
+    keys = [tuple(entry.keys[name] for name in layout.lines) for table in found for entry in table.ordered()]
     differ = [name == "method" or len(set(values)) > 1 for name, *values in zip(layout.lines, *keys, strict=True)]
     lines = {}
     for key in keys:
@@ -51,9 +51,9 @@ def line_names(found: Iterable[Table], layout: Layout) -> dict[Key, str]:
     return lines
 
 
-def place(cell: Cell | Row, layout: Layout) -> str:
-    """Where a cell stands, as in `dtp at 0.9`."""
-    keys = cell.keys if isinstance(cell, Cell) else {name: shown(cell, name) for name in layout.rows + layout.cols}
+def place(entry: Entry | Row, layout: Layout) -> str:
+    """Where an entry stands, as in `dtp at 0.9`."""
+    keys = entry.keys if isinstance(entry, Entry) else {name: shown(entry, name) for name in layout.rows + layout.cols}
     row, col = (", ".join(labels(tuple(keys[n] for n in names), names)) for names in (layout.rows, layout.cols))
     return f"{row} at {col}" if col else row
 
@@ -68,15 +68,15 @@ def remarks(table: Table, settings: Mapping[str, Settings] | None = None) -> lis
             lines.append(f"note: runs of different {column}: {', '.join(found)}")
     lines += _settings(table, settings or {})
     lines += _out_of_reach(table)
-    for cell in table.ordered():
-        seeds = [row["seed"] for row in cell.runs]
+    for entry in table.ordered():
+        seeds = [row["seed"] for row in entry.runs]
         if len(set(seeds)) < len(seeds):
             lines.append(
-                f"note: {place(cell, layout)} has several runs of one seed, with settings that are not in this table"
+                f"note: {place(entry, layout)} has several runs of one seed, with settings that are not in this table"
             )
-    for cell in table.ordered():
-        for reference in cell.published:
-            lines.append(f"published: {place(cell, layout)}: {reference.accuracy:g}, {reference.origin}")
+    for entry in table.ordered():
+        for reference in entry.published:
+            lines.append(f"published: {place(entry, layout)}: {reference.accuracy:g}, {reference.origin}")
     for row in table.failed:
         lines.append(f"failed: {place(row, layout)}, seed {row['seed']}: {row['error'] or '-'}")
     return lines

@@ -56,7 +56,7 @@ def _json(values: Any) -> str:
 def _data(comparison: Comparison) -> dict[str, Any]:
     layout, found = comparison.layout, comparison.tables
     rows = comparison.gathered.rows
-    mark = f"Bold: the best mean of cells that differ in {' and '.join(layout.rows)} alone."
+    mark = f"Bold: the best mean of entries that differ in {' and '.join(layout.rows)} alone."
     return {
         "value": layout.value,
         "baseline": comparison.baseline,
@@ -64,7 +64,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "pictures": list(layout.pictures),
         "legend": legend(layout, comparison.baseline, mark, found),
         "looks": {str(name): asdict(look) for name, look in looks(comparison.lines).items()},
-        "cells": [cell for table in found for cell in _cells(table, comparison)],
+        "entries": [entry for table in found for entry in _entries(table, comparison)],
         "notes": [
             {"caption": caption(table), "lines": lines}
             for table, lines in zip(found, comparison.notes, strict=True)
@@ -74,14 +74,14 @@ def _data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _cells(table: Table, comparison: Comparison) -> list[Row]:
+def _entries(table: Table, comparison: Comparison) -> list[Row]:
     best, rows = set(), table.rows
     for col in table.cols:
-        cells = [table.cells.get((row, col)) for row in rows]
-        best |= {(rows[line], col) for line in best_lines([c.spread if c else None for c in cells], table.layout)}
-    places = [place for place in product(rows, table.cols) if place in table.cells]
+        entries = [table.entries.get((row, col)) for row in rows]
+        best |= {(rows[line], col) for line in best_lines([c.spread if c else None for c in entries], table.layout)}
+    places = [place for place in product(rows, table.cols) if place in table.entries]
     return [
-        values | {"line": comparison.line(table.cells[place]), "best": place in best}
+        values | {"line": comparison.line(table.entries[place]), "best": place in best}
         for values, place in zip(long(table, comparison.baseline), places, strict=True)
     ]
 

@@ -28,24 +28,24 @@ NEAR = 0.001  # sparsities that differ by less are the same: what was asked, and
 
 @dataclass(frozen=True)
 class Reference:
-    """One published accuracy in percent, and what it is of (`cells`: the line of the file, as text)."""
+    """One published accuracy in percent, and what it is of (`fields`: the line of the file, as text)."""
 
     sparsity: float
     accuracy: float
-    cells: Mapping[str, str]
+    fields: Mapping[str, str]
 
     @property
     def origin(self) -> str:
         """The publication, where it was read, the mark and the note, on one line."""
-        arxiv = self.cells.get("arxiv") and f"arXiv {self.cells['arxiv']}"
-        parts = [self.cells.get("paper"), arxiv, *(self.cells.get(name) for name in names("source mark note"))]
+        arxiv = self.fields.get("arxiv") and f"arXiv {self.fields['arxiv']}"
+        parts = [self.fields.get("paper"), arxiv, *(self.fields.get(name) for name in names("source mark note"))]
         return "; ".join(part for part in parts if part) or "no source given"
 
     def fits(self, run: Mapping[str, Any]) -> bool:
-        """Whether a run (or a cell of a table) with the columns `run` is of the same setting."""
-        scope = re.search(r"\bscope=(\w+)", self.cells.get("note", ""))
+        """Whether a run (or an entry of a table) with the columns `run` is of the same setting."""
+        scope = re.search(r"\bscope=(\w+)", self.fields.get("note", ""))
         return (
-            all(self.cells[name] == run[name] for name in SAME)
+            all(self.fields[name] == run[name] for name in SAME)
             and abs(self.sparsity - run["sparsity"]) < NEAR
             and (scope is None or scope[1] == run["scope"])
         )
@@ -69,23 +69,23 @@ def read_references(path: str | Path) -> list[Reference]:
     found = []
     for number, line in enumerate(lines, start=1):
         if len(line) != len(header):
-            raise ConfigError(f"{path}: row {number} has {len(line)} cells, the header has {len(header)}")
-        cells = {name: one_line(cell) for name, cell in zip(header, line, strict=True)}
-        sparsity = _number(cells, "sparsity", 1, f"{path}: row {number}")
-        accuracy = _number(cells, "accuracy", 100, f"{path}: row {number}")
+            raise ConfigError(f"{path}: row {number} has {len(line)} fields, the header has {len(header)}")
+        fields = {name: one_line(field) for name, field in zip(header, line, strict=True)}
+        sparsity = _number(fields, "sparsity", 1, f"{path}: row {number}")
+        accuracy = _number(fields, "accuracy", 100, f"{path}: row {number}")
         if sparsity is not None and accuracy is not None:
-            found.append(Reference(sparsity, accuracy, cells))
+            found.append(Reference(sparsity, accuracy, fields))
     return found
 
 
-def _number(cells: Mapping[str, str], name: str, most: float, where: str) -> float | None:
-    """The cell as a number from 0 to `most`, None when it is empty."""
-    if cells[name] == "":
+def _number(fields: Mapping[str, str], name: str, most: float, where: str) -> float | None:
+    """The field as a number from 0 to `most`, None when it is empty."""
+    if fields[name] == "":
         return None
     try:
-        value = float(cells[name])
+        value = float(fields[name])
     except ValueError:
         value = float("nan")
     if not 0 <= value <= most:
-        raise ConfigError(f"{where}: {name}={cells[name]}: expected a number from 0 to {most}")
+        raise ConfigError(f"{where}: {name}={fields[name]}: expected a number from 0 to {most}")
     return value

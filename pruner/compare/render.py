@@ -34,7 +34,7 @@ class Grid:
 
 
 def long_columns(layout: Layout) -> tuple[str, ...]:
-    """The columns of the CSV table: what a cell is of, then its numbers."""
+    """The columns of the CSV table: what an entry is of, then its numbers."""
     return (*layout.keys, *(name for name in LONG if name != layout.value))
 
 
@@ -42,24 +42,24 @@ LONG_COLUMNS = long_columns(Layout())
 
 
 def long(table: Table, baseline: str | None) -> list[Row]:
-    """One row for each cell (`long_columns`). Accuracies are in percent; differences in the value's own unit."""
+    """One row for each entry (`long_columns`). Accuracies are in percent; differences in the value's own unit."""
     found = []
-    for cell in table.ordered():
-        values, gap = cell.spread, cell.difference
-        line: Row = dict(cell.keys) | {"value": table.layout.value, "n": values.n if values else 0}
+    for entry in table.ordered():
+        values, gap = entry.spread, entry.difference
+        line: Row = dict(entry.keys) | {"value": table.layout.value, "n": values.n if values else 0}
         if values:
             line |= {"mean": values.mean, "std": values.std, "min": values.low, "max": values.high}
         if gap:
             line |= {"baseline": baseline, "pairs": gap.n, "difference": gap.mean}
             line |= {"difference_low": gap.low, "difference_high": gap.high}
-        line["published"] = " / ".join(f"{reference.accuracy:g}" for reference in cell.published) or None
-        means = {name: cell.mean(name) for name in MEANS if name != table.layout.value}
+        line["published"] = " / ".join(f"{reference.accuracy:g}" for reference in entry.published) or None
+        means = {name: entry.mean(name) for name in MEANS if name != table.layout.value}
         found.append(dict.fromkeys(long_columns(table.layout)) | line | means)
     return found
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Rows as CSV; numbers in full, None as an empty cell, text that no spreadsheet takes for a formula."""
+    """Rows as CSV; numbers in full, None as an empty field, text that no spreadsheet takes for a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -72,46 +72,46 @@ def main_grid(table: Table) -> Grid:
     layout, rows = table.layout, table.rows
     header, body, best = list(layout.rows), [list(map(plain, row)) for row in rows], set()
     for col in table.cols:
-        cells = [table.cells.get((row, col)) for row in rows]
-        spreads = [cell.spread if cell else None for cell in cells]
+        entries = [table.entries.get((row, col)) for row in rows]
+        spreads = [entry.spread if entry else None for entry in entries]
         best |= {(line, len(header)) for line in best_lines(spreads, layout)}
         header.append(_title(col, layout))
         for line, values in zip(body, spreads, strict=True):
             line.append(_spread(values, layout.value))
-        if any(cell and cell.published for cell in cells):
+        if any(entry and entry.published for entry in entries):
             header.append("published")
-            for line, cell in zip(body, cells, strict=True):
-                line.append(" / ".join(f"{r.accuracy:.2f}" for r in cell.published) if cell else "")
+            for line, entry in zip(body, entries, strict=True):
+                line.append(" / ".join(f"{r.accuracy:.2f}" for r in entry.published) if entry else "")
     return Grid(len(layout.rows), header, body, frozenset(best))
 
 
 def difference_grid(table: Table) -> Grid | None:
     """Paired differences with their intervals; None where there are none."""
     layout = table.layout
-    differing = {row for (row, _), cell in table.cells.items() if cell.difference}
+    differing = {row for (row, _), entry in table.entries.items() if entry.difference}
     if not differing:
         return None
     body, cols = [], table.cols
     for row in (row for row in table.rows if row in differing):
-        cells = (table.cells.get((row, col)) for col in cols)
-        gaps = [_difference(cell.difference if cell else None, layout.value) for cell in cells]
+        entries = (table.entries.get((row, col)) for col in cols)
+        gaps = [_difference(entry.difference if entry else None, layout.value) for entry in entries]
         body.append([*map(plain, row), *gaps])
     return Grid(len(layout.rows), [*layout.rows, *(_title(col, layout) for col in cols)], body)
 
 
 def legend(layout: Layout, baseline: str | None, mark: str, found: Sequence[Table]) -> list[str]:
     """What the numbers are; the `mark` of the best, differences and published numbers only where there are some."""
-    cells = [cell for table in found for cell in table.cells.values()]
+    entries = [entry for table in found for entry in table.entries.values()]
     value = "Test accuracy in percent" if layout.value == "accuracy" else layout.value
-    if layout.value == "accuracy" and any(str(cell.keys["dataset"]).endswith(HELD_OUT) for cell in cells):
+    if layout.value == "accuracy" and any(str(entry.keys["dataset"]).endswith(HELD_OUT) for entry in entries):
         value = "Accuracy in percent, where so said on held-out training images"
     lines = [LEGEND.format(value)]
     if any(main_grid(table).best for table in found):
         lines.append(mark)
-    if any(cell.difference for cell in cells):
+    if any(entry.difference for entry in entries):
         pairs = "(number of pairs); one pair has no interval."
         lines.append(f"Minus {baseline}: mean difference over the seeds that both have [its 95% t interval] {pairs}")
-    if any(cell.published for cell in cells):
+    if any(entry.published for entry in entries):
         lines.append("published: a paper's number for the same method, model, data and budget; its recipe is its own.")
     return lines
 
@@ -145,7 +145,7 @@ def _join(
     under: str,
     between: str,
 ) -> str:
-    parts = [title(caption(table)) + under + (form(main_grid(table)) if table.cells else "no finished run")]
+    parts = [title(caption(table)) + under + (form(main_grid(table)) if table.entries else "no finished run")]
     gaps = difference_grid(table)
     if gaps:
         parts.append(heading(f"minus {baseline}:") + under + form(gaps))
@@ -155,11 +155,11 @@ def _join(
 def _aligned(grid: Grid) -> str:
     marked = {col for _, col in grid.best}
 
-    def cell(line: int, col: int, text: str) -> str:
+    def field(line: int, col: int, text: str) -> str:
         return f"{text}{' *' if (line, col) in grid.best else '  '}" if col in marked else text
 
-    body = [[cell(i, j, text) for j, text in enumerate(line)] for i, line in enumerate(grid.body)]
-    header = [cell(-1, j, text) for j, text in enumerate(grid.header)]
+    body = [[field(i, j, text) for j, text in enumerate(line)] for i, line in enumerate(grid.body)]
+    header = [field(-1, j, text) for j, text in enumerate(grid.header)]
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     lines = []
     for line in (header, *body):
@@ -194,7 +194,7 @@ def _tabular(grid: Grid) -> str:
 
 
 def markdown(text: str) -> str:
-    """`text` on one line with what Markdown would read as a mark, a link, HTML or the end of a cell escaped."""
+    """`text` on one line with what Markdown would read as a mark, a link, HTML or the end of a field escaped."""
     text = re.sub(r"[\\`*~$\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)  # inside of words _ is only a letter
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
 

@@ -1,4 +1,4 @@
-"""Rows grouped into tables of cells: arithmetic on rows alone, no files and no formats."""
+"""Rows grouped into tables of entries: arithmetic on rows alone, no files and no formats."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LOWER = names("""
     params_kept macs_kept prunable_params_kept prunable_macs_kept dense_seconds prune_seconds finetune_seconds
     size_bytes latency_ms dense_latency_ms
 """)
-MOST_CELLS = 1_000_000  # of all tables together, the empty ones too
+MOST_ENTRIES = 1_000_000  # of all tables together, the empty ones too
 Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands where in a table: columns of the runs' rows as lines and as columns, and the number in the cells.
+    """What stands where in a table: columns of the runs' rows as lines and as columns, and the number that is averaged.
 
     more: what else of MORE_KEYS is the same in all of a table.
     """
@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What is the same in all of a cell."""
+        """What is the same in all runs of an entry."""
         return KEYS + tuple(key for key in MORE_KEYS if key in self.rows + self.cols + self.more)
 
     @property
@@ -76,7 +76,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """Finished runs that agree in all of `keys`: seeds, as a rule. `spread` is None where no run has the value."""
 
     keys: Mapping[str, Any]
@@ -99,31 +99,31 @@ class Table:
     key: Key
     done: Sequence[Row]
     failed: Sequence[Row]
-    cells: Mapping[tuple[Key, Key], Cell] = field(default_factory=dict)
+    entries: Mapping[tuple[Key, Key], Entry] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Key]:
         """With methods as rows the best at the last column comes first, then at the one before; else by value."""
-        found = sorted({row for row, _ in self.cells}, key=_by_value)
+        found = sorted({row for row, _ in self.entries}, key=_by_value)
         if "method" not in self.layout.rows or not self.layout.direction:
             return found
 
         cols = self.cols[::-1]
 
         def rank(row: Key) -> tuple[float, ...]:
-            cells = (self.cells.get((row, col)) for col in cols)
-            spreads = (cell.spread if cell else None for cell in cells)
+            entries = (self.entries.get((row, col)) for col in cols)
+            spreads = (entry.spread if entry else None for entry in entries)
             return tuple(float("inf") if s is None else -self.layout.direction * s.mean for s in spreads)
 
         return sorted(found, key=rank)
 
     @property
     def cols(self) -> list[Key]:
-        return sorted({col for _, col in self.cells}, key=_by_value)
+        return sorted({col for _, col in self.entries}, key=_by_value)
 
-    def ordered(self) -> list[Cell]:
-        """The cells line by line."""
-        return [self.cells[place] for place in product(self.rows, self.cols) if place in self.cells]
+    def ordered(self) -> list[Entry]:
+        """The entries line by line."""
+        return [self.entries[place] for place in product(self.rows, self.cols) if place in self.entries]
 
 
 def tables(
@@ -132,7 +132,7 @@ def tables(
     baseline: str | None = None,
     references: Sequence[Reference] = (),
 ) -> list[Table]:
-    """The rows as tables, in order of what splits them, their cells compared with those of `baseline`: a method's
+    """The rows as tables, in order of what splits them, their entries compared with those of `baseline`: a method's
     name, or `key=value` for what else they may differ in, as in `scope=layer`.
 
     Raises ConfigError when no finished row is of it, or when several of a method's options are.
@@ -154,14 +154,14 @@ def tables(
     found = []
     for split, group in sorted(grouped(rows, layout.split).items(), key=lambda item: _by_value(item[0])):
         finished = [row for row in group if row["status"] == "done"]
-        cells = {}
+        entries = {}
         for place, runs in grouped(finished, layout.rows + layout.cols).items():
             same = partners.get(tuple(shown(runs[0], name) for name in paired_by), [])
             other = [] if _said(shown(runs[0], key)) == wanted else same
-            cells[place[: len(layout.rows)], place[len(layout.rows) :]] = _cell(runs, other, layout, references)
-        found.append(Table(layout, split, finished, [row for row in group if row["status"] == "failed"], cells))
-    if sum(len(table.rows) * len(table.cols) for table in found) > MOST_CELLS:
-        raise ConfigError(f"tables of more than {MOST_CELLS:,} cells: choose runs with --filter")
+            entries[place[: len(layout.rows)], place[len(layout.rows) :]] = _entry(runs, other, layout, references)
+        found.append(Table(layout, split, finished, [row for row in group if row["status"] == "failed"], entries))
+    if sum(len(table.rows) * len(table.cols) for table in found) > MOST_ENTRIES:
+        raise ConfigError(f"tables of more than {MOST_ENTRIES:,} entries: choose runs with --filter")
     return found
 
 
@@ -178,13 +178,13 @@ def _said(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _cell(runs: list[Row], theirs: list[Row], layout: Layout, references: Sequence[Reference]) -> Cell:
-    """One cell; `theirs` are the baseline's runs of the same setting."""
+def _entry(runs: list[Row], theirs: list[Row], layout: Layout, references: Sequence[Reference]) -> Entry:
+    """One entry; `theirs` are the baseline's runs of the same setting."""
     keys = {name: shown(runs[0], name) for name in layout.keys}
     values = spread(_values(runs, layout.value))
     difference = paired(_by_seed(runs, layout.value), _by_seed(theirs, layout.value))
     published = [r for r in references if r.fits(keys)] if layout.value == "accuracy" else []
-    return Cell(keys, runs, values, difference, published)
+    return Entry(keys, runs, values, difference, published)
 
 
 def shown(row: Row, column: str) -> Any:
@@ -212,5 +212,5 @@ def _values(runs: Iterable[Row], column: str) -> list[float]:
 
 
 def _by_value(key: Key) -> list[tuple[bool, Any]]:
-    """A sort key: empty cells first, then numbers by size and text by letter."""
+    """A sort key: empty values first, then numbers by size and text by letter."""
     return [(value is not None, value) for value in key]

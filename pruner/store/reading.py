@@ -43,7 +43,7 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
 
 
 def read_csv(path: Path, ended: bool = False) -> Iterator[list[str]]:
-    """The cells of a CSV file in UTF-8, line by line. With `ended` its last line must have an end."""
+    """The fields of a CSV file in UTF-8, line by line. With `ended` its last line must have an end."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
         if ended and not text.endswith("\n"):

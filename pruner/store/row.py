@@ -1,6 +1,6 @@
 """Rows of numbers as CSV files: the columns, and exact, atomic writing and reading.
 
-What is written is read back equal: numbers stand in full (times in milliseconds), None is an empty cell. A
+What is written is read back equal: numbers stand in full (times in milliseconds), None is an empty field. A
 file is there whole or not at all, so that a killed run never leaves half a row.
 """
 
@@ -118,12 +118,12 @@ def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
         unknown = [name for name in row if name not in columns]
         if unknown:
             raise KeyError(f"no such column: {', '.join(unknown)}")
-        writer.writerow([_cell(name, row.get(name)) for name in columns])
+        writer.writerow([_field(name, row.get(name)) for name in columns])
     return text.getvalue().encode()
 
 
 def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS, further: Sequence[str] = ()) -> list[Row]:
-    """The rows of a CSV file that `write_table` wrote: text, int, float, or None for an empty cell.
+    """The rows of a CSV file that `write_table` wrote: text, int, float, or None for an empty field.
 
     The order of `columns` is free; those of `further` may be there, and are None where they are not. Text is read as it
     is written, on one line and without control characters, whoever wrote it.
@@ -142,9 +142,9 @@ def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS, further: Seque
     rows = []
     for number, line in enumerate(lines, start=1):
         if len(line) != len(header):
-            raise ConfigError(f"{path}: row {number} has {len(line)} cells, the header has {len(header)}")
+            raise ConfigError(f"{path}: row {number} has {len(line)} fields, the header has {len(header)}")
         try:
-            rows.append(empty | {name: _value(name, cell) for name, cell in zip(header, line, strict=True)})
+            rows.append(empty | {name: _value(name, field) for name, field in zip(header, line, strict=True)})
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
     return rows
@@ -167,11 +167,11 @@ def check_result(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def guarded(text: str) -> str:
-    """Text for a cell of a CSV file: an apostrophe goes before what a spreadsheet would take for a formula, and run."""
+    """Text for a CSV file: an apostrophe goes before what a spreadsheet would take for a formula, and run."""
     return f"'{text}" if re.match(FORMULA, text) else text
 
 
-def _cell(name: str, value: Any) -> str:
+def _field(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return ""
     if name in TEXT:
@@ -183,19 +183,19 @@ def _cell(name: str, value: Any) -> str:
     raise TypeError(f"column {name}: expected a number, not {value!r}")
 
 
-def _value(name: str, cell: str) -> str | int | float | None:
-    if cell == "":
+def _value(name: str, field: str) -> str | int | float | None:
+    if field == "":
         return None
     if name in TEXT:
-        text = one_line(cell)
+        text = one_line(field)
         return (text[1:] if text[:1] == "'" and re.match(FORMULA, text) else text) or None
     try:
-        number = float(cell)
+        number = float(field)
     except ValueError as error:
-        raise ValueError(f"{name}={cell}: expected a number") from error
+        raise ValueError(f"{name}={field}: expected a number") from error
     if (name in WHOLE or name.endswith(WHOLE_ENDS)) and not number.is_integer():
-        raise ValueError(f"{name}={cell}: expected a whole number")
+        raise ValueError(f"{name}={field}: expected a whole number")
     try:
-        return int(cell) if abs(number) < 2**63 else number
+        return int(field) if abs(number) < 2**63 else number
     except ValueError:  # with a point or an exponent
         return number

@@ -1,4 +1,4 @@
-"""No cell averages runs of different settings: whatever key a sweep goes over, its values stand apart, named."""
+"""No entry averages runs of different settings: whatever key a sweep goes over, its values stand apart, named."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_options_of_a_method_are_lines_beside_other_methods(swept, capsys):
     assert main(["t-rows.csv", "--baseline", "pdp"]) == 0
     assert capsys.readouterr().out == out
     assert main(["outputs", "--rows", "sparsity", "--cols", "method", "--format", "csv"]) == 0
-    cells = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert sorted((cell["options"], cell["mean"]) for cell in cells) == [
+    entries = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert sorted((entry["options"], entry["mean"]) for entry in entries) == [
         ("", "84.0"),
         ("ramp=0.3", "80.5"),
         ("ramp=0.5", "82.5"),
@@ -99,7 +99,7 @@ def test_seeds_alone_are_averaged_and_methods_compared_as_before(swept, capsys):
     assert main(["outputs"]) == 0
     out = capsys.readouterr().out
     assert captions(out) == [""] and "options" not in out
-    assert "note: runs of different settings: recipe.prune_lr 0.01, 0.05" in out  # of methods, not within a cell
+    assert "note: runs of different settings: recipe.prune_lr 0.01, 0.05" in out  # of methods, not within an entry
 
 
 def test_an_older_config_without_a_younger_key_is_of_the_same_settings(swept, capsys, tmp_path):

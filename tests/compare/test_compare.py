@@ -1,4 +1,4 @@
-"""The command over many runs: hand-computed cells, honest remarks, and no row lost or counted twice."""
+"""The command over many runs: hand-computed entries, honest remarks, and no row lost or counted twice."""
 
 import csv
 import errno
@@ -44,19 +44,19 @@ def test_the_files(outputs, tmp_path, capsys):
     outputs(*[row | {"dense_accuracy": 90.0 + row["seed"], "params_kept": 100} for row in FIVE], FAILED)
     assert main(["--output", "tables/sweep"]) == 0
     with (tmp_path / "tables" / "sweep.csv").open(newline="") as stream:
-        cells = list(csv.DictReader(stream))
-    assert list(cells[0]) == list(LONG_COLUMNS)
-    assert [(cell["method"], cell["sparsity"], cell["n"]) for cell in cells] == [
+        entries = list(csv.DictReader(stream))
+    assert list(entries[0]) == list(LONG_COLUMNS)
+    assert [(entry["method"], entry["sparsity"], entry["n"]) for entry in entries] == [
         ("gmp", "0.95", "2"),
         ("dtp", "0.9", "3"),
         ("dtp", "0.95", "1"),
     ]
-    dtp = cells[1]
+    dtp = entries[1]
     assert (dtp["dataset"], dtp["budget"], dtp["finetune_epochs"]) == ("digits", "params", "2")
     assert (dtp["value"], dtp["mean"], dtp["min"], dtp["max"]) == ("accuracy", "83.0", "80.0", "87.0")
     assert float(dtp["std"]) == pytest.approx(13**0.5)
     assert (dtp["dense_accuracy"], dtp["params_kept"], dtp["soft_accuracy"]) == ("91.0", "100.0", "")
-    assert (cells[2]["std"], cells[2]["difference"], cells[2]["published"]) == ("", "", "")
+    assert (entries[2]["std"], entries[2]["difference"], entries[2]["published"]) == ("", "", "")
 
     assert (tmp_path / "tables" / "sweep.md").read_text(encoding="utf-8") == (
         "**digits resnet20: weight, global, params; epochs 10 dense + 5 prune + 2 finetune**\n"

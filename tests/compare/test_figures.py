@@ -165,7 +165,7 @@ def test_tables_need_no_matplotlib(outputs, tmp_path):
 
 
 def test_files_for_which_there_is_no_picture(told, tmp_path, capsys, monkeypatch):
-    """A million layers, a histogram with a bin of its own for every epoch, and cells that are empty or no numbers."""
+    """A million layers, a histogram with a bin of its own for every epoch, and fields that are empty or no numbers."""
     monkeypatch.setattr("pruner.compare.figures.MOST_LAYERS", 9)
     monkeypatch.setattr("pruner.compare.figures.MOST_BINS", 9)
     first, second, third = (tmp_path / "outputs" / "digits-resnet20" / f"run{n}" for n in range(3))

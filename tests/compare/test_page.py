@@ -66,14 +66,14 @@ SWEEP = [
 
 
 def column(browser, name):
-    """The text of a column of the table of cells, from top to bottom."""
-    heads = [head.get_attribute("data-key") for head in browser.find_elements(By.CSS_SELECTOR, "#cells th")]
+    """The text of a column of the table of entries, from top to bottom."""
+    heads = [head.get_attribute("data-key") for head in browser.find_elements(By.CSS_SELECTOR, "#entries th")]
     place = heads.index(name) + 1
-    return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, f"#cells td:nth-child({place})")]
+    return [entry.text for entry in browser.find_elements(By.CSS_SELECTOR, f"#entries td:nth-child({place})")]
 
 
 def click_head(browser, name):
-    browser.find_element(By.CSS_SELECTOR, f'#cells th[data-key="{name}"] button').click()
+    browser.find_element(By.CSS_SELECTOR, f'#entries th[data-key="{name}"] button').click()
 
 
 def click_filter(browser, key, value):
@@ -92,10 +92,12 @@ def test_the_table_sorts_by_a_click_on_a_head(shown):
     click_head(browser, "mean")
     rising = [float(text) for text in column(browser, "mean")]
     assert rising == sorted(rising) and len(rising) == 7
-    assert browser.find_element(By.CSS_SELECTOR, '#cells th[data-key="mean"]').get_attribute("aria-sort") == "ascending"
+    assert (
+        browser.find_element(By.CSS_SELECTOR, '#entries th[data-key="mean"]').get_attribute("aria-sort") == "ascending"
+    )
     click_head(browser, "mean")
     assert [float(text) for text in column(browser, "mean")] == rising[::-1]
-    click_head(browser, "std")  # two cells of one seed have none: they come last, rising or falling
+    click_head(browser, "std")  # two entries of one seed have none: they come last, rising or falling
     assert column(browser, "std")[-2:] == ["", ""] and "" not in column(browser, "std")[:-2]
     click_head(browser, "std")
     assert column(browser, "std")[-2:] == ["", ""]
@@ -106,7 +108,7 @@ def test_the_table_sorts_by_a_click_on_a_head(shown):
 @pytest.mark.browser
 def test_filters_narrow_everything_and_widen_again(shown):
     browser = shown(*SWEEP)
-    counts = {"tr": "#cells tbody tr", "runs": "#runs details", "charts": "#curves svg"}
+    counts = {"tr": "#entries tbody tr", "runs": "#runs details", "charts": "#curves svg"}
 
     def seen():
         return {name: len(browser.find_elements(By.CSS_SELECTOR, where)) for name, where in counts.items()}
@@ -118,7 +120,7 @@ def test_filters_narrow_everything_and_widen_again(shown):
     assert set(column(browser, "method")) == {"dtp", "random"}
     click_filter(browser, "sparsity", "0.95")
     assert seen() == {"tr": 0, "runs": 0, "charts": 0}
-    assert browser.find_element(By.ID, "summary").text == "0 of 17 runs in 0 of 7 cells"
+    assert browser.find_element(By.ID, "summary").text == "0 of 17 runs in 0 of 7 entries"
     for key, value in (("method", "dtp"), ("method", "random"), ("sparsity", "0.95"), ("granularity", "filter")):
         click_filter(browser, key, value)
     assert column(browser, "granularity") == ["filter"]
@@ -133,7 +135,7 @@ def test_what_makes_the_tables_lines_makes_the_curves(shown):
     names = [name.text for name in browser.find_elements(By.CSS_SELECTOR, "#curves .name")]
     assert names == ["dtp global", "dtp layer", "gmp global", "random global"]
     click_filter(browser, "scope", "layer")
-    assert browser.find_element(By.ID, "summary").text == "1 of 18 runs in 1 of 8 cells"
+    assert browser.find_element(By.ID, "summary").text == "1 of 18 runs in 1 of 8 entries"
 
 
 @pytest.mark.browser
@@ -190,7 +192,7 @@ def test_remarks_and_failures_are_on_the_page(shown):
     browser = shown(run(commit="a"), run("gmp", commit="b"), failed)
     said = [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#remarks li")]
     assert said == ["note: runs of different commit: a, b", "failed: gmp at 0.9, seed 1: loss is nan"]
-    assert browser.find_element(By.ID, "summary").text == "3 of 3 runs in 2 of 2 cells, 1 failed"
+    assert browser.find_element(By.ID, "summary").text == "3 of 3 runs in 2 of 2 entries, 1 failed"
     assert "gmp, seed 1: failed: loss is nan" in browser.find_element(By.ID, "runs").text
 
 

@@ -85,7 +85,7 @@ def test_other_values_than_the_accuracy_have_no_published_number(outputs, capsys
         (b"", "lacks the column method; needed are method, model"),
         (b"method,accuracy\n", "lacks the column model"),
         (f"{HEADER},notes\n".encode(), "no such column: notes; there are"),
-        (f"{HEADER}\nacdc,resnet50\n".encode(), "row 1 has 2 cells, the header has 7"),
+        (f"{HEADER}\nacdc,resnet50\n".encode(), "row 1 has 2 fields, the header has 7"),
         (f"{HEADER}\n{LINE}\n{LINE}%\n".encode(), "row 2: accuracy=75.03%: expected a number from 0 to 100"),
         (f"{HEADER}\n{LINE.replace('0.9', '90')}\n".encode(), "row 1: sparsity=90: expected a number from 0 to 1"),
         (f"{HEADER}\n{LINE.replace('75.03', 'nan')}\n".encode(), "row 1: accuracy=nan: expected"),

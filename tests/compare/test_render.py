@@ -127,7 +127,7 @@ def test_a_wrong_argument_is_one_line(outputs, capsys, words, message):
     assert said.out == "" and said.err.startswith(f"pruner-compare: {message}") and said.err.count("\n") == 1
 
 
-def test_an_empty_cell_can_be_filtered(outputs, capsys):
+def test_an_empty_field_can_be_filtered(outputs, capsys):
     outputs(run(), run("gmp", quant_bits=4))
     assert main(["outputs", "--filter", "quant_bits=", "sparsity=0.90"]) == 0
     assert "gmp" not in capsys.readouterr().out

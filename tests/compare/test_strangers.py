@@ -86,7 +86,7 @@ def test_marks_of_markdown_and_latex() -> None:
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_no_cell_of_text_is_a_formula(shown: Callable[..., dict[str, str]], text: str) -> None:
+def test_no_field_of_text_is_a_formula(shown: Callable[..., dict[str, str]], text: str) -> None:
     files = shown(run(method=f"\t{text}"))
     for name in ("csv", "rows"):
         (row,) = csv.DictReader(files[name].splitlines())

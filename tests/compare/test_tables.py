@@ -13,7 +13,7 @@ from pruner.compare.spread import Difference, paired, spread
 from pruner.compare.tables import Layout, tables
 from tests.compare.made_rows import run
 
-# method: sparsity: the accuracies of seeds 0, 1, ...; cells that are empty, of one seed, and of few common seeds.
+# method: sparsity: the accuracies of seeds 0, 1, ...; entries that are empty, of one seed, and of few common seeds.
 ACCURACIES: dict[str, dict[float, list[float | None]]] = {
     "gmp": {0.5: [90.1, 90.9, 89.7, 90.4], 0.9: [85.0, 86.5, 84.2], 0.95: [80.0], 0.98: [71.0, 72.0]},
     "dtp": {0.5: [91.3, 90.2, 90.6, 91.9, 90.8], 0.9: [86.1, 86.0, 86.3], 0.95: [79.0, 78.0]},
@@ -21,8 +21,8 @@ ACCURACIES: dict[str, dict[float, list[float | None]]] = {
 }
 ROWS = [
     run(method, sparsity, seed, accuracy, params_kept=1000 + seed)
-    for method, cells in ACCURACIES.items()
-    for sparsity, accuracies in cells.items()
+    for method, entries in ACCURACIES.items()
+    for sparsity, accuracies in entries.items()
     for seed, accuracy in enumerate(accuracies)
     if accuracy is not None
 ]
@@ -37,25 +37,25 @@ def table():
 
 
 @pytest.mark.parametrize(("method", "sparsity"), PLACES)
-def test_every_cell_has_the_mean_and_the_std_of_pandas(table, method, sparsity):
+def test_every_entry_has_the_mean_and_the_std_of_pandas(table, method, sparsity):
     wanted = FRAME[(FRAME.method == method) & (FRAME.sparsity == sparsity)].accuracy
-    cell = table.cells.get(((method,), (sparsity,)))
-    assert (cell is None) == wanted.empty
-    if cell is not None:
-        assert (cell.spread.n, cell.spread.low, cell.spread.high) == (len(wanted), wanted.min(), wanted.max())
-        assert cell.spread.mean == pytest.approx(wanted.mean(), rel=1e-12)
-        assert (cell.spread.std is None) == (len(wanted) == 1) == math.isnan(wanted.std())
-        if cell.spread.std is not None:
-            assert cell.spread.std == pytest.approx(wanted.std(), rel=1e-12, abs=1e-12)
-        assert cell.mean("params_kept") == FRAME.loc[wanted.index].params_kept.mean()
+    entry = table.entries.get(((method,), (sparsity,)))
+    assert (entry is None) == wanted.empty
+    if entry is not None:
+        assert (entry.spread.n, entry.spread.low, entry.spread.high) == (len(wanted), wanted.min(), wanted.max())
+        assert entry.spread.mean == pytest.approx(wanted.mean(), rel=1e-12)
+        assert (entry.spread.std is None) == (len(wanted) == 1) == math.isnan(wanted.std())
+        if entry.spread.std is not None:
+            assert entry.spread.std == pytest.approx(wanted.std(), rel=1e-12, abs=1e-12)
+        assert entry.mean("params_kept") == FRAME.loc[wanted.index].params_kept.mean()
 
 
 @pytest.mark.parametrize(("method", "sparsity"), PLACES)
 def test_every_paired_difference_has_the_interval_of_scipy(table, method, sparsity):
     wide = FRAME[FRAME.sparsity == sparsity].pivot(index="seed", columns="method", values="accuracy")
     pairs = wide.reindex(columns=[method, "gmp"]).dropna() if method != "gmp" else wide[:0]
-    cell = table.cells.get(((method,), (sparsity,)))
-    found = cell.difference if cell else None
+    entry = table.entries.get(((method,), (sparsity,)))
+    found = entry.difference if entry else None
     assert (found is None) == pairs.empty
     if found is None:
         return
@@ -70,7 +70,7 @@ def test_every_paired_difference_has_the_interval_of_scipy(table, method, sparsi
 
 
 def test_the_places_have_every_case(table):
-    pairs = {place: cell.difference.n if cell.difference else 0 for place, cell in table.cells.items()}
+    pairs = {place: entry.difference.n if entry.difference else 0 for place, entry in table.entries.items()}
     assert pairs[("dtp",), (0.95,)] == 1  # two seeds of ours, one of the baseline's
     assert pairs[("smart",), (0.9,)] == 0  # seed 3 against seeds 0, 1 and 2
     assert pairs[("dtp",), (0.5,)] == 4
@@ -84,13 +84,13 @@ def test_equal_differences_have_an_interval_of_no_width():
 
 def test_the_mean_counts_of_a_seed_that_ran_twice():
     (found,) = tables([run("gmp"), run(accuracy=81.0), run(accuracy=83.0, run_id="again")], baseline="gmp")
-    assert found.cells[("dtp",), (0.9,)].difference == Difference(1, 2.0, None, None)
+    assert found.entries[("dtp",), (0.9,)].difference == Difference(1, 2.0, None, None)
 
 
 @pytest.mark.parametrize("other", [{"budget": "macs"}, {"finetune_epochs": 3}, {"quant_bits": 4}, {"scope": "erk"}])
 def test_only_runs_of_the_same_setting_are_paired(other):
     found = tables([run("gmp", **other), run("dtp")], baseline="gmp")
-    assert [cell.difference for table in found for cell in table.cells.values()] == [None, None]
+    assert [entry.difference for table in found for entry in table.entries.values()] == [None, None]
 
 
 def test_a_baseline_without_a_run():
@@ -102,7 +102,7 @@ def test_a_baseline_of_another_key():
     """Learned against equal shares: the same method, seed by seed, but for the scope."""
     rows = [run(seed=s, accuracy=80.0 + s) for s in (0, 1)] + [run(seed=s, scope="layer") for s in (0, 1)]
     (found,) = tables([*rows, run("gmp")], Layout(("method", "scope")), baseline="scope=layer")
-    gaps = {row: cell.difference for (row, _), cell in found.cells.items()}
+    gaps = {row: entry.difference for (row, _), entry in found.entries.items()}
     assert gaps[("dtp", "layer")] is None and gaps[("gmp", "global")] is None
     learned = gaps[("dtp", "global")]
     assert learned is not None and (learned.n, learned.mean) == (2, 0.5)
@@ -130,14 +130,14 @@ def test_a_layout_of_ones_own():
     ]
     assert found[0].rows == [("erk", "params"), ("global", "macs"), ("global", "params")]
     assert found[0].cols == [(0,), (1,)]
-    macs = found[0].cells[("global", "macs"), (0,)].spread
+    macs = found[0].entries[("global", "macs"), (0,)].spread
     assert macs is not None and macs.mean == 70.0
     assert tables([run(scope="row"), run()], Layout(("scope",), ("seed",)), baseline="dtp")  # a method that splits
 
 
 def test_methods_as_columns_are_compared_too():
     (found,) = tables([run("gmp"), run(accuracy=81.0)], Layout(("sparsity",), ("method",)), baseline="gmp")
-    assert found.cells[(0.9,), ("dtp",)].difference == Difference(1, 1.0, None, None)
+    assert found.entries[(0.9,), ("dtp",)].difference == Difference(1, 1.0, None, None)
 
 
 def test_a_pictures_lines_are_the_tables_lines():
@@ -175,7 +175,7 @@ def test_less_is_better_of_costs(value):
 
 def test_a_value_that_no_run_has():
     (found,) = tables([run()], Layout(value="latency_ms"), baseline="dtp")
-    assert found.cells[("dtp",), (0.9,)].spread is None
+    assert found.entries[("dtp",), (0.9,)].spread is None
     assert remarks(found) == []
 
 

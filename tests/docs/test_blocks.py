@@ -14,11 +14,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from pruner.compare import command as compare
+from pruner.cli import compare, export
 from pruner.compose import cells
 from pruner.compose.choices import conf_folder
 from pruner.compose.composing import checked, composer
-from pruner.export import command as export
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 from tests.fuzz.answers import Answer, ask
 

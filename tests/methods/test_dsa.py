@@ -183,7 +183,7 @@ def test_projection_is_feasible_and_nearest(cost: Callable[[Tensor], Tensor], bu
 
 
 def test_theta_goes_along_the_budget_to_what_gains_most_for_its_cost() -> None:
-    """By hand: slopes for the cost of -2, -2 and -8 at weights dF/dtheta of 1, 2 and 1 have the mean -14/4; then for a coupled cost."""
+    """By hand: g of -2, -2 and -8 at weights dF/dtheta of 1, 2 and 1 have the mean -14/4; then for a coupled cost."""
     alpha, cost_slope = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([4.0, 8.0, 4.0], dtype=torch.float64)
     found = along_budget(torch.tensor([-8.0, -16.0, -32.0], dtype=torch.float64), alpha, cost_slope)
     by_hand = torch.tensor([1.5, 1.5, -4.5], dtype=torch.float64)

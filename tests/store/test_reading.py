@@ -101,13 +101,13 @@ def test_a_row_in_the_place_of_a_pipe_is_not_run_again(tmp_path: Path) -> None:
         RunFolder(tmp_path).row()
 
 
-def test_a_huge_cell_and_too_few_cells(tmp_path: Path) -> None:
+def test_a_huge_field_and_too_few_fields(tmp_path: Path) -> None:
     path = tmp_path / "result.csv"
     path.write_text(f"{','.join(COLUMNS)}\n{'x' * 200_000}{',' * (len(COLUMNS) - 1)}\n")
     with pytest.raises(ConfigError, match=f"^{path}: .*field larger than field limit"):
         read_rows(path)
     path.write_text(f"{','.join(COLUMNS)}\n" + "\n" * 1_000_000)
-    with pytest.raises(ConfigError, match=f"^{path}: row 1 has 0 cells"):
+    with pytest.raises(ConfigError, match=f"^{path}: row 1 has 0 fields"):
         read_rows(path)
 
 
@@ -121,11 +121,11 @@ def test_numbers_that_no_table_holds(outputs, capsys, column, value):
     assert "82.00 (1)" in said.out and said.err.count(f"result.csv: {column}={value}") == said.err.count("\n") == 2
 
 
-def test_tables_of_too_many_cells(outputs, capsys, monkeypatch):
-    monkeypatch.setattr("pruner.compare.tables.MOST_CELLS", 8)
+def test_tables_of_too_many_entries(outputs, capsys, monkeypatch):
+    monkeypatch.setattr("pruner.compare.tables.MOST_ENTRIES", 8)
     outputs(*(run(f"m{n}", n / 10) for n in range(3)))
     assert main([]) == 2
-    assert capsys.readouterr().err == "pruner-compare: tables of more than 8 cells: choose runs with --filter\n"
+    assert capsys.readouterr().err == "pruner-compare: tables of more than 8 entries: choose runs with --filter\n"
 
 
 def test_a_references_column_that_is_there_twice(tmp_path: Path) -> None:

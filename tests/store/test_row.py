@@ -137,7 +137,7 @@ def test_the_order_of_columns_is_free_when_reading(tmp_path):
     [
         (lambda good: b"", "cut short"),
         (lambda good: good[:-5], "cut short"),
-        (lambda good: good[: good.rindex(b",")] + b"\n", "row 1 has 40 cells, the header has 41"),
+        (lambda good: good[: good.rindex(b",")] + b"\n", "row 1 has 40 fields, the header has 41"),
         (lambda good: good.replace(b"seed", b"sead", 1), "other columns than expected (sead, seed)"),
         (lambda good: good.replace(b"status,error", b"status,status", 1), "other columns than expected (error)"),
         (lambda good: good.replace(b"0.9", b"0.9x"), "sparsity=0.9x: expected a number"),

@@ -1,4 +1,4 @@
-// The page itself: filters, curves, the table of cells, remarks and runs. Text from files is only ever set as text.
+// The page itself: filters, curves, the table of entries, remarks and runs. Text from files is only ever set as text.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = {}; // key: the set of values that are pressed; none pressed means all
@@ -33,7 +33,7 @@ function compare(a, b) {
 }
 
 const distinct = (rows, key) => [...new Set(rows.map((row) => row[key]))].sort(compare);
-const everything = [...data.cells, ...data.runs.map((run) => run.row)];
+const everything = [...data.entries, ...data.runs.map((run) => run.row)];
 const varying = data.keys.filter((key) => distinct(everything, key).length > 1);
 const placed = [...PLACE.filter((key) => varying.includes(key)), ...varying.filter((key) => !PLACE.includes(key))];
 const passes = (row) => Object.entries(chosen).every(([key, values]) => !values.size || values.has(row[key]));
@@ -58,31 +58,31 @@ function filters() {
   }
 }
 
-function spread(cell) {
-  const std = cell.std === null ? "" : ` ± ${shown("std", cell.std)}`;
-  return `${shown("mean", cell.mean)}${std} (n = ${cell.n})`;
+function spread(entry) {
+  const std = entry.std === null ? "" : ` ± ${shown("std", entry.std)}`;
+  return `${shown("mean", entry.mean)}${std} (n = ${entry.n})`;
 }
 
-function says(cell) {
-  const lines = [`${cell.line} at sparsity ${cell.sparsity}`, `${data.value.replaceAll("_", " ")} ${spread(cell)}`];
-  if (cell.difference !== null) {
-    const range = cell.difference_low === null ? "" :
-      ` [${shown("difference_low", cell.difference_low)}, ${shown("difference_high", cell.difference_high)}]`;
-    lines.push(`minus ${data.baseline}: ${shown("difference", cell.difference)}${range} (${cell.pairs} pairs)`);
+function says(entry) {
+  const lines = [`${entry.line} at sparsity ${entry.sparsity}`, `${data.value.replaceAll("_", " ")} ${spread(entry)}`];
+  if (entry.difference !== null) {
+    const range = entry.difference_low === null ? "" :
+      ` [${shown("difference_low", entry.difference_low)}, ${shown("difference_high", entry.difference_high)}]`;
+    lines.push(`minus ${data.baseline}: ${shown("difference", entry.difference)}${range} (${entry.pairs} pairs)`);
   }
-  if (cell.published !== null) lines.push(`published ${cell.published}`);
+  if (entry.published !== null) lines.push(`published ${entry.published}`);
   return lines.join("\n");
 }
 
-function curves(cells) {
+function curves(entries) {
   const place = document.getElementById("curves");
-  const groups = grouped(cells, data.pictures).filter((group) => group.length > 1); // a single point is no curve
+  const groups = grouped(entries, data.pictures).filter((group) => group.length > 1); // a single point is no curve
   place.replaceChildren(...groups.map((group) => {
     const series = distinct(group, "line").map((line) => ({
       name: line,
       look: data.looks[line],
-      points: group.filter((cell) => cell.line === line).sort((a, b) => a.sparsity - b.sparsity)
-        .map((cell) => ({ x: -Math.log10(1 - cell.sparsity), y: cell.mean, spread: cell.std, says: says(cell) })),
+      points: group.filter((entry) => entry.line === line).sort((a, b) => a.sparsity - b.sparsity)
+        .map((entry) => ({ x: -Math.log10(1 - entry.sparsity), y: entry.mean, spread: entry.std, says: says(entry) })),
     }));
     const marks = distinct(group, "sparsity").map((s) => ({ at: -Math.log10(1 - s), text: String(s) }));
     const title = data.pictures.filter((key) => varying.includes(key) || ["dataset", "model"].includes(key))
@@ -91,7 +91,7 @@ function curves(cells) {
     const form = { marks, xTitle: "sparsity (by the logarithm of what is kept)", yTitle: data.value.replaceAll("_", " ") + unit, dodge: 3 };
     return make("figure", {}, make("figcaption", {}, title), chart(series, form));
   }));
-  const empty = cells.length ? "nowhere two methods or two sparsities of one setting" : "no finished run";
+  const empty = entries.length ? "nowhere two methods or two sparsities of one setting" : "no finished run";
   if (!groups.length) place.append(make("p", { class: "empty" }, empty));
 }
 
@@ -107,36 +107,36 @@ function grouped(rows, keys) {
 }
 
 function columns() {
-  const numbers = Object.keys(data.cells[0] || {})
+  const numbers = Object.keys(data.entries[0] || {})
     .filter((name) => !data.keys.includes(name) && !["value", "baseline", "best", "line"].includes(name))
-    .filter((name) => data.cells.some((cell) => cell[name] !== null));
+    .filter((name) => data.entries.some((entry) => entry[name] !== null));
   return [...placed, ...numbers];
 }
 
-function table(cells) {
+function table(entries) {
   const heads = columns().map((name) => {
     const button = make("button", { type: "button" }, name.replaceAll("_", " "));
     button.addEventListener("click", () => {
       sorting.falling = sorting.column === name && !sorting.falling;
       sorting.column = name;
       draw();
-      document.querySelector(`#cells th[data-key="${name}"] button`).focus();
+      document.querySelector(`#entries th[data-key="${name}"] button`).focus();
     });
     const order = sorting.column !== name ? "none" : sorting.falling ? "descending" : "ascending";
     return make("th", { "data-key": name, "aria-sort": order, scope: "col", class: typeOf(name) }, button);
   });
-  const lines = [...cells];
+  const lines = [...entries];
   if (sorting.column) {
     const { column, falling } = sorting;
-    const empty = (cell) => cell[column] === null;
+    const empty = (entry) => entry[column] === null;
     lines.sort((a, b) => (falling && !empty(a) && !empty(b) ? compare(b[column], a[column]) : compare(a[column], b[column])));
   }
-  const body = lines.map((cell) => make("tr", {}, ...columns().map((name) =>
-    make("td", { class: `${typeOf(name)}${cell.best && name === "mean" ? " best" : ""}` }, shown(name, cell[name])))));
-  document.getElementById("cells").replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body));
+  const body = lines.map((entry) => make("tr", {}, ...columns().map((name) =>
+    make("td", { class: `${typeOf(name)}${entry.best && name === "mean" ? " best" : ""}` }, shown(name, entry[name])))));
+  document.getElementById("entries").replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body));
 }
 
-const typeOf = (name) => (data.cells.some((cell) => typeof cell[name] === "string") && name !== "published" ? "word" : "number");
+const typeOf = (name) => (data.entries.some((entry) => typeof entry[name] === "string") && name !== "published" ? "word" : "number");
 
 function details(run) {
   const { row } = run;
@@ -167,13 +167,13 @@ function mini(epochs, name, yTitle) {
 }
 
 function draw() {
-  const cells = data.cells.filter(passes), runs = data.runs.filter((run) => passes(run.row));
+  const entries = data.entries.filter(passes), runs = data.runs.filter((run) => passes(run.row));
   document.getElementById("tip").hidden = true;
-  curves(cells.filter((cell) => cell.mean !== null));
-  table(cells);
+  curves(entries.filter((entry) => entry.mean !== null));
+  table(entries);
   document.getElementById("runs").replaceChildren(...runs.map(details));
   const failed = runs.filter((run) => run.row.status === "failed").length;
-  document.getElementById("summary").textContent = `${runs.length} of ${data.runs.length} runs in ${cells.length} of ${data.cells.length} cells` + (failed ? `, ${failed} failed` : "");
+  document.getElementById("summary").textContent = `${runs.length} of ${data.runs.length} runs in ${entries.length} of ${data.entries.length} entries` + (failed ? `, ${failed} failed` : "");
 }
 
 function still() {

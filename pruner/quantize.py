@@ -7,7 +7,7 @@ The scheme is that of DPP (Gonzalez-Carabarin et al., arXiv 2105.12686); it work
     b = 1: sign(W) on what is left                         [known]; times its mean |w|, XNOR's scale [chosen]
     gradient: straight through inside the clip range       [known]
 
-[chosen]: no level is zero, so that the zeros are exactly the mask's. The card's s fits mid-rise levels exactly; levels
+[chosen]: no level is zero, so that the zeros are exactly the mask's. The paper's s fits mid-rise levels exactly; levels
 that include zero would number 2^b - 1. Dividing by s again keeps the network's range; the released layers leave that
 to batch norm.
 """

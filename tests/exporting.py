@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruner.export.command import main
+from pruner.cli.export import main
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

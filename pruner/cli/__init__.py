@@ -1,1 +1,1 @@
-"""The command `pruner` and its help."""
+"""The commands and their help."""

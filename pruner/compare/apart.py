@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pruner.compare.settings import Settings, differences, options, said
+from pruner.compare.settings import Settings, dataset_in_full, differences, granularity_in_full, options, said
 from pruner.compare.tables import Layout, grouped
-from pruner.store.row import COLUMNS, LABELS, Row, write_table
+from pruner.store.row import COLUMNS, FURTHER, IN_FULL, Row, write_table
 
 SAME = ("seed", "recipe.name", "quantization.name")  # what may differ in a cell: seeds, and what others call its values
 
@@ -46,9 +47,21 @@ def keep_apart(rows: Sequence[Row], settings: Mapping[str, Settings], layout: La
     return layout
 
 
+def say_in_full(rows: Iterable[Row], configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Puts into the columns of IN_FULL what the rows' own columns leave open, None where that is nothing: runs of
+    other shapes of units, or of other images, are of different tables. `configs` are the config.yaml by run_id; a row
+    without one keeps what it says already.
+    """
+    for row in rows:
+        if (config := configs.get(row["run_id"])) is not None:
+            for column, in_full in (("dataset", dataset_in_full), ("granularity", granularity_in_full)):
+                name = in_full(row[column], config)
+                row[IN_FULL[column]] = name if name != row[column] else None
+
+
 def write_gathered(path: str | Path, rows: Sequence[Row]) -> None:
-    """Writes rows of many runs as `write_table` does, with LABELS as further columns where they tell any apart."""
-    columns = (*COLUMNS, *(name for name in LABELS if any(row[name] for row in rows)))
+    """Writes rows of many runs as `write_table` does, with those of FURTHER in which any says something."""
+    columns = (*COLUMNS, *(name for name in FURTHER if any(row[name] for row in rows)))
     write_table(path, columns, [{name: row[name] for name in columns} for row in rows])
 
 

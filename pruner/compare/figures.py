@@ -16,7 +16,7 @@ from pruner.compare.tables import Cell, Key
 from pruner.store.row import EPOCH_COLUMNS, LAYER_COLUMNS, MASK_COLUMNS, TEXT, Row
 
 if TYPE_CHECKING:
-    from pruner.compare.command import Comparison
+    from pruner.compare.comparison import Comparison
 
 Curve = list[tuple[float, float]]
 NEEDED = {"layers": ("layer", "params_total", "params_kept"), "epochs": ("phase", "epoch"), "masks": MASK_COLUMNS}

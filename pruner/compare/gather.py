@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pruner.checks import ConfigError, one_line, one_of, printable
+from pruner.compare.settings import HELD_OUT
 from pruner.store.folders import RunFolder
-from pruner.store.row import COLUMNS, LABELS, TEXT, Row, check_result, read_rows
+from pruner.store.row import COLUMNS, FURTHER, IN_FULL, TEXT, Row, check_result, read_rows
 
 RESULT = "result.csv"
+# Names in full as older versions put them into the columns themselves, and which part of them is the column's own.
+OLDER = {"dataset": rf"(.+) \(\S+% {re.escape(HELD_OUT)}", "granularity": r"(block|nm) \S+"}
 
 
 @dataclass
@@ -79,9 +83,10 @@ def gather(files: Iterable[Path]) -> Gathered:
     for path in files:
         folder = RunFolder(path.parent) if path.name == RESULT else None
         try:
-            found = read_rows(path, further=LABELS)
+            found = read_rows(path, further=FURTHER)
             for row in found:
                 check_result(path, row)
+                _as_today(row)
             if folder is not None and not folder.digests.check(path):
                 gathered.unsealed.append(path)
         except (ConfigError, OSError) as error:
@@ -100,19 +105,37 @@ def gather(files: Iterable[Path]) -> Gathered:
     return gathered
 
 
+def _as_today(row: Row) -> None:
+    """Takes names in full out of the columns into which older versions put them."""
+    for column, pattern in OLDER.items():
+        if older := re.fullmatch(pattern, row[column] or ""):
+            row[IN_FULL[column]], row[column] = row[column], older[1]
+
+
 def _another(place: Path, known: Row, path: Path, row: Row) -> bool:
     """Whether two rows of one run_id are no plain copies: of other numbers, or in the folder of another run."""
     differ = known["status"] == row["status"] and known["accuracy"] != row["accuracy"]
     return differ or (place.name == path.name == RESULT and place.parent.name != path.parent.name)
 
 
-def chosen(rows: Iterable[Row], filters: Sequence[str]) -> list[Row]:
-    """The rows that agree with every filter `key=value[,value]`; an empty value stands for an empty cell.
+def chosen(rows: Iterable[Row], filters: Sequence[str], in_full: bool = True) -> list[Row]:
+    """The rows that agree with every filter `key=value[,value]`; an empty value stands for an empty field, and a name
+    in full, as in `granularity=block 16x8`, for itself alone.
 
-    Raises ConfigError with one line for a filter that is not understood.
+    in_full: whether rows have such names by now; else those stay that may yet get one that is asked for. Raises
+    ConfigError with one line for a filter that is not understood.
     """
     wanted = [_filter(text) for text in filters]
-    return [row for row in rows if all(_among(row[key], values) for key, values in wanted)]
+    return [row for row in rows if all(_agrees(row, key, values, in_full) for key, values in wanted)]
+
+
+def _agrees(row: Row, key: str, values: Sequence[str | float | None], in_full: bool) -> bool:
+    if key not in IN_FULL or row[key] in values:
+        return _among(row[key], values)
+    name = row[IN_FULL[key]]
+    if name is None and not in_full:
+        return any(str(value).startswith(f"{row[key]} ") for value in values)
+    return name is not None and name in values
 
 
 def _filter(text: str) -> tuple[str, list[str | float | None]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from pruner.compare.settings import Settings, differences, of_method
-from pruner.compare.tables import VERSIONS, Cell, Key, Layout, Table
+from pruner.compare.tables import VERSIONS, Cell, Key, Layout, Table, shown
 from pruner.store.row import LABELS, Row
 
 SHOWN = 8  # settings that one remark lists at most
@@ -53,7 +53,7 @@ def line_names(found: Iterable[Table], layout: Layout) -> dict[Key, str]:
 
 def place(cell: Cell | Row, layout: Layout) -> str:
     """Where a cell stands, as in `dtp at 0.9`."""
-    keys = cell.keys if isinstance(cell, Cell) else cell
+    keys = cell.keys if isinstance(cell, Cell) else {name: shown(cell, name) for name in layout.rows + layout.cols}
     row, col = (", ".join(labels(tuple(keys[n] for n in names), names)) for names in (layout.rows, layout.cols))
     return f"{row} at {col}" if col else row
 
@@ -95,9 +95,9 @@ def _settings(table: Table, settings: Mapping[str, Settings]) -> list[str]:
         varied |= {f"{method}: {key}": values for key, values in differences(own, []).items()}
     if not varied:
         return []
-    shown = "; ".join(f"{key} {', '.join(values)}" for key, values in list(varied.items())[:SHOWN])
+    first = "; ".join(f"{key} {', '.join(values)}" for key, values in list(varied.items())[:SHOWN])
     more = f"; and {len(varied) - SHOWN} more" if len(varied) > SHOWN else ""
-    return [f"note: runs of different settings: {shown}{more}"]
+    return [f"note: runs of different settings: {first}{more}"]
 
 
 def _out_of_reach(table: Table) -> list[str]:

@@ -24,12 +24,12 @@ from pruner.compare.notes import caption
 from pruner.compare.plot_styles import looks
 from pruner.compare.render import best_lines, legend, long
 from pruner.compare.settings import command
-from pruner.compare.tables import Table
+from pruner.compare.tables import Table, shown
 from pruner.config import from_dict
-from pruner.store.row import EPOCH_COLUMNS, LABELS, Row
+from pruner.store.row import COLUMNS, EPOCH_COLUMNS, LABELS, Row
 
 if TYPE_CHECKING:
-    from pruner.compare.command import Comparison
+    from pruner.compare.comparison import Comparison
 
 WEB = Path(__file__).with_name("web")
 DIGITS = 6  # significant digits of an epoch's numbers
@@ -96,7 +96,7 @@ def _run(comparison: Comparison, row: Row) -> dict[str, Any]:
             epochs = folder.read_epochs()
         except (ConfigError, OSError) as error:
             comparison.gathered.unreadable.append(one_line(error))
-    told = {name: value for name, value in row.items() if value is not None or name not in LABELS}
+    told = {name: shown(row, name) for name in (*COLUMNS, *(label for label in LABELS if row[label] is not None))}
     return {"row": told, "command": _command(config, row["run_id"]), "epochs": [_epoch(epoch) for epoch in epochs]}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pruner.checks import ConfigError, one_of, require
 from pruner.compare.references import Reference
 from pruner.compare.spread import Difference, Spread, paired, spread
-from pruner.store.row import COLUMNS, LABELS, TEXT, Row, names
+from pruner.store.row import COLUMNS, IN_FULL, LABELS, TEXT, Row, names
 
 # Runs are compared within a table only: of these, what is no row or column of a table is the same in all of it.
 KEYS = names("""
@@ -140,9 +140,9 @@ def tables(
     rows = list(rows)
     done = [row for row in rows if row["status"] == "done"]
     key, wanted = _baseline(baseline, layout)
-    theirs = [row for row in done if baseline is not None and _said(row[key]) == wanted]
+    theirs = [row for row in done if baseline is not None and _said(shown(row, key)) == wanted]
     if baseline is not None and not theirs:
-        present = sorted({_said(row[key]) for row in done})
+        present = sorted({_said(shown(row, key)) for row in done})
         raise ConfigError(f"--baseline={baseline}: no finished run of it; there are {', '.join(present) or 'none'}")
     alone = {key, "options"} if key == "method" else {key}  # options are a method's own: another has no such
     paired_by = [name for name in layout.keys if name not in alone]
@@ -156,8 +156,8 @@ def tables(
         finished = [row for row in group if row["status"] == "done"]
         cells = {}
         for place, runs in grouped(finished, layout.rows + layout.cols).items():
-            same = partners.get(tuple(runs[0][name] for name in paired_by), [])
-            other = [] if _said(runs[0][key]) == wanted else same
+            same = partners.get(tuple(shown(runs[0], name) for name in paired_by), [])
+            other = [] if _said(shown(runs[0], key)) == wanted else same
             cells[place[: len(layout.rows)], place[len(layout.rows) :]] = _cell(runs, other, layout, references)
         found.append(Table(layout, split, finished, [row for row in group if row["status"] == "failed"], cells))
     if sum(len(table.rows) * len(table.cols) for table in found) > MOST_CELLS:
@@ -180,18 +180,24 @@ def _said(value: Any) -> str:
 
 def _cell(runs: list[Row], theirs: list[Row], layout: Layout, references: Sequence[Reference]) -> Cell:
     """One cell; `theirs` are the baseline's runs of the same setting."""
-    keys = {name: runs[0][name] for name in layout.keys}
+    keys = {name: shown(runs[0], name) for name in layout.keys}
     values = spread(_values(runs, layout.value))
     difference = paired(_by_seed(runs, layout.value), _by_seed(theirs, layout.value))
     published = [r for r in references if r.fits(keys)] if layout.value == "accuracy" else []
     return Cell(keys, runs, values, difference, published)
 
 
+def shown(row: Row, column: str) -> Any:
+    """A row's value of a column, by which tables group it: the name in full, where the row has one."""
+    name = row.get(IN_FULL[column]) if column in IN_FULL else None
+    return row[column] if name is None else name
+
+
 def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[Key, list[Row]]:
-    """The rows that agree in `columns`, by their values of these."""
+    """The rows that agree in `columns`, by their values of these as they are shown."""
     groups: dict[Key, list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in columns), []).append(row)
+        groups.setdefault(tuple(shown(row, name) for name in columns), []).append(row)
     return groups
 
 

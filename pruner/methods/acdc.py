@@ -8,7 +8,7 @@ NeurIPS 2021, arXiv 2106.12379.
     each decompression brings the pruned weights back as zeros, and momentum is cleared         [known]
     ResNet-50, 100 epochs: dense to 10, then 5 sparse and 5 dense in turn, dense from 75 to 85, sparse to 100 [known]
 
-[chosen]: the schedule in shares of the phase, after the program's own dense phase. The scope decides who competes
+[chosen]: the schedule in shares of the phase, after the program's own dense phase. The scope says which units compete
 (scope=global is the paper's). What is zeroed at decompression is what the mask gates: for filters gamma and beta of
 the batch norm, not the filter as well, since a unit that is zero on two sides gets no gradient. Those are left at
 2^-50 of what they were, with their sign (see `FilterUnits`), not at 0, where the ReLU behind would pass no gradient and

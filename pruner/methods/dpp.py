@@ -159,7 +159,8 @@ class DPP(Method):
         for layer in units.layers:
             if layer.prunable and units.layer_mask(layer, hard).numel():  # nothing is chosen where all outputs stay
                 # Rows are those that compete in fixed patterns; a rest that the pattern does not divide is left out.
-                logits, kept_rows = ((units.holes(layer, v) or [units.rows(layer, v)])[0] for v in (self.phi, hard))
+                rows = [units.index_rows(layer, values) or [units.rows(layer, values)] for values in (self.phi, hard)]
+                (logits, *_), (kept_rows, *_) = rows
                 kept = float(kept_rows.sum(1).mean())
                 measures[layer.name] = {"confidence": confidence(logits, kept), "diversity": diversity(logits)}
         return measures

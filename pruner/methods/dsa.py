@@ -20,8 +20,8 @@ is the cost of keeping the share alpha of each group. How is "ADMM-inspired" [kn
 
 [chosen]: the floor is a hundredth of alpha, for where 5% of the weights are kept 1% more would be drawn at random. b
 is the magnitude where there is no batch norm (the paper's is the filter's L1 norm [known]), and the mean |gamma| where
-channels are tied (the paper's: of the first of the convolutions [known]). g is the worth of a unit for its price,
-which is alike in all groups where the budget is spent best, and lambda the budget's price, so that steps along g -
+channels are tied (the paper's: of the first of the convolutions [known]). g is what a unit changes of the loss for
+its cost, which is alike in all groups where the budget is spent best, and lambda its mean, so that steps along g -
 lambda keep F; dL/dtheta itself is largest for large layers, and gave them what small ones needed. Adam, because a few
 small layers (the first, the last, shortcuts) have a g a hundred times that of others, which then hardly moved. Its
 rate falls to 0 over the phase, so that settings mean the same for any length, and the masks hold still at the end. F*
@@ -87,7 +87,7 @@ class _MovedBy(torch.autograd.Function):
 def importance(setup: Setup) -> Tensor:
     """b [n], above 0: |gamma|, averaged over the batch norms that a filter goes through; else the magnitude."""
     b = setup.magnitudes().detach()
-    norms: dict[str, Tensor] = getattr(setup.units, "norms", {})  # of each channel its unit; n: none
+    norms = setup.units.norms()
     if norms:
         parameters = dict(setup.model.named_parameters())
         total = b.new_zeros(len(b) + 1)
@@ -196,11 +196,11 @@ class DSA(Method):
         loss = self.setup.loss(self.setup.logits(mask, images), labels)
         (slope,) = torch.autograd.grad(loss, alpha)
         average([slope])  # where several processes work on a run, theirs may differ in the last bit
-        price = torch.autograd.functional.jacobian(self.cost, alpha.detach().double().cpu())
+        cost_slope = torch.autograd.functional.jacobian(self.cost, alpha.detach().double().cpu())
         with torch.no_grad():
             for buffer, saved in zip(self.setup.model.buffers(), before, strict=True):
                 buffer.copy_(saved)
-            self.theta.grad = along_budget(slope.double().cpu(), alpha.double().cpu(), price).to(slope)
+            self.theta.grad = along_budget(slope.double().cpu(), alpha.double().cpu(), cost_slope).to(slope)
         self._adam.param_groups[0]["lr"] = 2 * (1 - step / self.setup.steps) * self.rate  # `rate` on average
         self._adam.step()
         self.theta.grad = None

@@ -34,14 +34,14 @@ def group_cost(allocation: Allocation) -> Callable[[Tensor], Tensor]:
     return lambda alpha: constant + linear @ alpha + alpha @ pairs @ alpha
 
 
-def along_budget(slope: Tensor, alpha: Tensor, price: Tensor) -> Tensor:
+def along_budget(slope: Tensor, alpha: Tensor, cost_slope: Tensor) -> Tensor:
     """g - lambda [groups], with a root mean square of 1: what theta should go down, in log-odds [chosen].
 
-    slope: dL/dalpha; price: dF/dalpha, above 0; g = slope / price, lambda its mean weighted with dF/dtheta = price
-    alpha (1 - alpha), so that a small step leaves F as it is.
+    slope: dL/dalpha; cost_slope: dF/dalpha, above 0; g = slope / cost_slope, lambda its mean weighted with
+    dF/dtheta = cost_slope alpha (1 - alpha), so that a small step leaves F as it is.
     """
-    worth, weights = slope / price, price * alpha * (1 - alpha)
-    uphill = worth - (worth * weights).sum() / weights.sum().clamp(min=1e-300)
+    g, weights = slope / cost_slope, cost_slope * alpha * (1 - alpha)
+    uphill = g - (g * weights).sum() / weights.sum().clamp(min=1e-300)
     return uphill / uphill.square().mean().sqrt().clamp(min=1e-300)
 
 

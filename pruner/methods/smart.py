@@ -20,7 +20,7 @@ and only saturated masks stay where they are [derived]. As tau goes to 0 the mas
 [chosen]: m starts at the standardised magnitudes of the dense network, so that tau and the rate of m are in units of
 their standard deviation; it steps by `GroupwiseAdam`, without weight decay. tau falls from tau0 in the first step to
 tau1 in the last one, exponentially by default. tau0 is lowered until no more than a given share of units starts
-undecided: with nearly all of them halfway the network loses nothing yet, whatever is pruned, so that m learns the price
+undecided: with nearly all of them halfway the network loses nothing yet, whatever is pruned, so that m learns the cost
 of a unit alone, and a tenth of the MACs left the residual streams of a ResNet with one channel in eight. The budget
 comes down over the first part of the phase. The kept weights are folded with f at tau1 when they are hardened. The
 search for weights found tau1 = 0.3 best (outputs/tables/tune-weight.csv), which is far from 0, although hardening cost

@@ -17,11 +17,11 @@ from pruner.sparsity.units.tiles import PatternUnits
 
 
 class Allocation:
-    """Masks [n] over the units that meet a budget, with a scope that says who competes with whom for it.
+    """Masks [n] over the units that meet a budget, with a scope that says which units compete for it.
 
-    global: all units. layer, erk, custom: the units of a group, for its share of the budget (see `shares`). row, and
-    any n:m pattern: the units of a row, of which every row of a layer keeps the same number (see `scopes.Rows`).
-    At least `min_units` units of every group survive hardening.
+    global: all units. layer, erk, custom: the units of a group, for its share of the budget (see `per_group.Shares`).
+    row, and any n:m pattern: the units of a row, of which every row of a layer keeps the same number (see
+    `scopes.Rows`). At least `min_units` units of every group survive hardening.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Allocation:
     def soft(self, scores: Tensor, temperature: float = 1.0, sparsity: float | None = None) -> Tensor:
         """The soft mask [n] of scores [n] that meets the budget (see `soft_mask`), at the final or another sparsity.
 
-        Where the hard mask of the same scores cannot spend the whole budget, because its units are few and dear, the
+        Where the hard mask of the same scores cannot spend the whole budget, because its units are few and large, the
         soft mask spends what the hard one does, so that it can harden into it.
         """
         return self._scope.soft(scores, temperature, self.sparsity if sparsity is None else sparsity)
@@ -92,11 +92,11 @@ class Allocation:
         return self._scope.hard(scores.detach(), self.sparsity if sparsity is None else sparsity)
 
     def both(self, scores: Tensor, temperature: float, sparsity: float) -> tuple[Tensor, Tensor]:
-        """What `soft` and `hard` give for the same scores, for less than the price of two."""
+        """What `soft` and `hard` give for the same scores, in less time than both take."""
         return self._scope.both(scores, temperature, sparsity)
 
     def split(self, values: Tensor) -> list[Tensor]:
-        """`values` [n] by who competes with whom: tensors [rows, candidates], each row a competition."""
+        """`values` [n] as tensors [rows, candidates]: the units of a row compete with each other."""
         return self._scope.split(values)
 
     def join(self, parts: list[Tensor]) -> Tensor:

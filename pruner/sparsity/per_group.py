@@ -69,13 +69,13 @@ class Shares(Scope):
         self.units, self.costs, self.rule = units, costs, rule
         self.sizes = units.sizes
         linear = costs.cost if isinstance(costs.cost, Tensor) else None
-        self.prices = (
+        self.unit_costs = (
             [torch.ones(1).expand(size) for size in self.sizes] if linear is None else list(linear.split(self.sizes))
         )
-        self.totals = [float(price.sum(dtype=torch.float64)) for price in self.prices]
-        self.dearest = [float(price.max()) for price in self.prices]
-        self.countable = all(float(price.min()) == top for price, top in zip(self.prices, self.dearest, strict=True))
-        most = zip(self.dearest, self.totals, strict=True)
+        self.totals = [float(cost.sum(dtype=torch.float64)) for cost in self.unit_costs]
+        self.largest = [float(cost.max()) for cost in self.unit_costs]  # of a unit, by group
+        self.countable = all(float(cost.min()) == top for cost, top in zip(self.unit_costs, self.largest, strict=True))
+        most = zip(self.largest, self.totals, strict=True)
         self.least = [min(1.0, min_units * top / total) for top, total in most]
         self.of = lru_cache(maxsize=None)(self._shares)
         self.counts = lru_cache(maxsize=None)(self._counts)
@@ -88,23 +88,23 @@ class Shares(Scope):
         # What the hard mask spends in each group, so that no unit that it keeps is already at zero here.
         hard = self.hard(scores.detach(), sparsity).split(self.sizes)
         spent = self._spent(hard)
-        each = zip(parts, spent, self.prices, strict=True)
-        return torch.cat([soft_mask(part, budget, price, temperature) for part, budget, price in each])
+        each = zip(parts, spent, self.unit_costs, strict=True)
+        return torch.cat([soft_mask(part, budget, cost, temperature) for part, budget, cost in each])
 
     def hard(self, scores: Tensor, sparsity: float) -> Tensor:
         parts = scores.split(self.sizes)
         if self.countable:
             return torch.cat([hard_mask(part, n) for part, n in zip(parts, self.counts(sparsity), strict=True)])
         budgets = [share * total for share, total in zip(self.of(sparsity), self.totals, strict=True)]
-        each = zip(parts, budgets, self.prices, strict=True)
-        masks = [hard_mask(part, budget + _ROUNDING, price) for part, budget, price in each]
+        each = zip(parts, budgets, self.unit_costs, strict=True)
+        masks = [hard_mask(part, budget + _ROUNDING, cost) for part, budget, cost in each]
         spent = self._spent(masks)
         best = [int(part.masked_fill(mask > 0, -torch.inf).argmax()) for part, mask in zip(parts, masks, strict=True)]
 
         def cost_with(extra: list[int]) -> float:
             if masks[extra[-1]].all():
                 return math.inf
-            return sum(spent) + sum(float(self.prices[i][best[i]]) for i in extra)
+            return sum(spent) + sum(float(self.unit_costs[i][best[i]]) for i in extra)
 
         for i in self._hand_out(budgets, spent, sparsity, cost_with):
             masks[i][best[i]] = 1
@@ -112,8 +112,8 @@ class Shares(Scope):
 
     def _spent(self, masks: Iterable[Tensor]) -> list[float]:
         """The cost of each group's part of a mask."""
-        each = zip(masks, self.prices, strict=True)
-        return [float((mask * price).sum(dtype=torch.float64)) for mask, price in each]
+        each = zip(masks, self.unit_costs, strict=True)
+        return [float((mask * cost).sum(dtype=torch.float64)) for mask, cost in each]
 
     def split(self, values: Tensor) -> list[Tensor]:
         return [part.unsqueeze(0) for part in values.split(self.sizes)]
@@ -134,8 +134,8 @@ class Shares(Scope):
                 return math.inf
             return self._cost([(n + (i in extra)) / self.sizes[i] for i, n in enumerate(counts)])
 
-        spent = [n * top for n, top in zip(counts, self.dearest, strict=True)]
-        asked = [budget * top for budget, top in zip(budgets, self.dearest, strict=True)]
+        spent = [n * top for n, top in zip(counts, self.largest, strict=True)]
+        asked = [budget * top for budget, top in zip(budgets, self.largest, strict=True)]
         for i in self._hand_out(asked, spent, sparsity, cost_with):
             counts[i] += 1
         return counts
@@ -143,8 +143,8 @@ class Shares(Scope):
     def _hand_out(
         self, asked: list[float], spent: list[float], sparsity: float, cost_with: Callable[[list[int]], float]
     ) -> list[int]:
-        """The groups that get one unit more. One each, or cheap groups would fill up with the crumbs."""
-        lost = [(a - s) / top for a, s, top in zip(asked, spent, self.dearest, strict=True)]  # by rounding, in units
+        """The groups that get one unit more. One each, or groups of small units would take all that rounding left."""
+        lost = [(a - s) / top for a, s, top in zip(asked, spent, self.largest, strict=True)]  # by rounding, in units
         extra: list[int] = []
         for i in sorted(range(len(lost)), key=lambda i: -lost[i]):
             if cost_with([*extra, i]) <= self.costs.target(sparsity) + _ROUNDING:

@@ -1,4 +1,4 @@
-"""Who competes with whom for the budget: all units with one another, or the units of a row."""
+"""Which units compete for the budget: all, or those of a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROW = 1024  # units of which the best is found at a time
 
 
 class Scope(ABC):
-    """One way to share a budget; what the functions do is said in `Allocation`."""
+    """One way to share a budget; `Allocation` says what the functions do."""
 
     @abstractmethod
     def soft(self, scores: Tensor, temperature: float, sparsity: float) -> Tensor:
@@ -45,7 +45,7 @@ class Scope(ABC):
 
 
 class Everyone(Scope):
-    """All units compete with one another."""
+    """All units compete."""
 
     def __init__(self, units: Units, costs: Costs, min_units: int):
         self.units, self.costs, self.min_units = units, costs, min_units

@@ -40,7 +40,7 @@ def network_bytes(model: nn.Module, units: Units, hard: Tensor, bits: int = 0) -
     }
     prunable = [layer for layer in units.layers if layer.prunable]
     stored = [
-        StoredLayer(left.pop(layer.weight), sum(index_bits(mask) for mask in units.holes(layer, hard)))
+        StoredLayer(left.pop(layer.weight), sum(index_bits(mask) for mask in units.index_rows(layer, hard)))
         for layer in prunable
     ]
     return compressed_bytes(stored, sum(left.values()), bits)

@@ -40,6 +40,9 @@ COLUMNS = names("""
 """)
 # Of rows that were gathered from several folders: what tells runs apart that no other column does, where any differ.
 LABELS = names("options settings")
+# And what a column's value leaves open, by the column: the shape of a block, and images that are no test images.
+IN_FULL = {"dataset": "dataset_in_full", "granularity": "granularity_in_full"}
+FURTHER = (*IN_FULL.values(), *LABELS)  # columns of gathered rows behind those of every row
 # sparsity: the soft masks' current share of the cost that is removed; undecided: share of units with a mask
 # between 0.05 and 0.95; gap: points of accuracy that hardening would cost now. Empty where a phase has no soft masks.
 EPOCH_COLUMNS = names("phase epoch seconds lr loss train_accuracy sparsity undecided gap")
@@ -54,7 +57,7 @@ WHOLE_ENDS = names("_total _kept _epochs")
 PERCENT = names("dense_accuracy soft_accuracy hard_accuracy accuracy accuracy_top5")
 TEXT = names("""
     status error method dataset model granularity scope budget device precision torch_version pruner_version commit
-    run_id phase layer group options settings
+    run_id phase layer group dataset_in_full granularity_in_full options settings
 """)
 
 

@@ -31,7 +31,7 @@ from pruner.run.job import LATER
 from pruner.run.summary import closing, in_one_line
 from pruner.runtime import streams
 from pruner.runtime.signals import endings_raise
-from pruner.store.row import LABELS, write_atomically
+from pruner.store.row import FURTHER, write_atomically
 from pruner.sweep import plan
 from pruner.sweep.gpus import own_gpu, room
 from pruner.sweep.launchers import Share, cores_here, share
@@ -213,13 +213,14 @@ def _outcome(job: JobReturn) -> tuple[int, str]:
 
 def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
     """Gathers the rows that are there into results.csv; prints their tables, and what went wrong. 1: no results.csv."""
-    from pruner.compare import command
-    from pruner.compare.apart import keep_apart, write_gathered
+    from pruner.compare.apart import keep_apart, say_in_full, write_gathered
     from pruner.compare.settings import flat
     from pruner.compare.tables import Layout
 
-    rows = {cell.number: row | dict.fromkeys(LABELS) for cell in cells if (row := cell.folder.row())}
-    settings = {row["run_id"]: flat(cell.config.to_dict()) for cell in cells if (row := rows.get(cell.number))}
+    rows = {cell.number: row | dict.fromkeys(FURTHER) for cell in cells if (row := cell.folder.row())}
+    configs = {row["run_id"]: cell.config.to_dict() for cell in cells if (row := rows.get(cell.number))}
+    say_in_full(rows.values(), configs)
+    settings = {run_id: flat(config) for run_id, config in configs.items()}
     keep_apart(list(rows.values()), settings, Layout())
     results: Path | None = folder / "results.csv" if rows else None
     if results:
@@ -229,7 +230,7 @@ def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
             print(f"pruner: {results}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
             results = None
         print()
-        command.main([str(cell.folder.result) for cell in cells if cell.number in rows])
+        _print_tables([str(cell.folder.result) for cell in cells if cell.number in rows])
         print()
     wrong = []
     for cell in cells:
@@ -241,6 +242,21 @@ def _close(cells: Sequence[Cell], errors: dict[int, str], folder: Path) -> int:
     done = sum(row["status"] == "done" for row in rows.values())
     print(closing(len(cells), done, wrong, results), flush=True)
     return int(bool(rows) and results is None)
+
+
+def _print_tables(results: Sequence[str]) -> None:
+    """The tables that `pruner-compare` makes of these result.csv files."""
+    from pruner.compare.comparison import compare
+
+    try:
+        comparison = compare(results)
+    except ConfigError as error:  # the runs are done all the same
+        print(f"pruner: {one_line(error)}", file=sys.stderr)
+        return
+    if comparison.tables:
+        print(comparison.written("text"), end="")
+    for line in comparison.warnings():
+        print(f"pruner: {line}", file=sys.stderr)
 
 
 def _by_another_sweeper(hydra: Composer, words: Sequence[str], user: str | None, only_plan: bool) -> int:

@@ -190,6 +190,20 @@ def test_wrong_input_is_one_line(
     assert runs == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["main", "compare", "export"])
+def test_the_help_of_every_command_needs_no_torch(command: str) -> None:
+    code = f"""
+import sys
+from contextlib import suppress
+from pruner.cli.{command} import main
+with suppress(SystemExit):
+    main(["--help"])
+sys.exit("torch" in sys.modules or "pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout.lower(), done.stderr
+
+
 def test_torch_is_never_imported_before_the_config_is_right(tmp_path: Path) -> None:
     """Torch takes seconds to import; that help, configs and refusals (every sixth) do without keeps them below one."""
     code = """

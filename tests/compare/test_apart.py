@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.settings import as_word
 from pruner.config import Config, from_dict
 from pruner.store.folders import RunFolder

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.gather import gather
 from pruner.compare.notes import caption, remarks
 from pruner.compare.render import LONG_COLUMNS

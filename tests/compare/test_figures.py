@@ -14,8 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import pruner
+from pruner.cli.compare import main
 from pruner.compare import plots
-from pruner.compare.command import main
 from pruner.compare.plot_styles import COLOURS, looks
 from pruner.compare.plots import Axis, Line
 from pruner.store.folders import RunFolder
@@ -142,7 +142,7 @@ HERE = {**os.environ, "PYTHONPATH": str(Path(pruner.__file__).parents[1])}  # im
 HIDDEN = """
 import sys
 sys.modules["matplotlib"] = None
-from pruner.compare.command import main
+from pruner.cli.compare import main
 sys.exit(main(["outputs", "--pictures", "p"]))
 """
 
@@ -159,7 +159,7 @@ def test_without_matplotlib_one_line_says_what_to_install(outputs, tmp_path):
 
 def test_tables_need_no_matplotlib(outputs, tmp_path):
     outputs(run())
-    code = "import sys; from pruner.compare.command import main; main([]); print('matplotlib' in sys.modules)"
+    code = "import sys; from pruner.cli.compare import main; main([]); print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
     assert done.stdout.endswith("\nFalse\n")
 

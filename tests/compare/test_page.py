@@ -13,7 +13,7 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.config import from_dict
 from pruner.store.folders import RunFolder
 from tests.compare.made_rows import run

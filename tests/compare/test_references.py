@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from pruner.checks import ConfigError
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.references import BUILT_IN, NEEDED, OPTIONAL, read_references
 from tests.compare.made_rows import run
 

@@ -6,7 +6,7 @@ import re
 import pandas
 import pytest
 
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.render import LONG_COLUMNS, latex
 from tests.compare.made_rows import run
 

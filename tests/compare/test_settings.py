@@ -3,18 +3,23 @@
 import csv
 import io
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.notes import remarks
 from pruner.compare.settings import as_word, command, differences, flat
 from pruner.compare.tables import tables
+from pruner.compose.choices import conf_folder
 from pruner.config import from_dict
 from pruner.store.folders import RunFolder
+from pruner.store.row import COLUMNS, FURTHER, read_rows, write_table
 from tests.compare.made_rows import run
+
+TABLES = conf_folder().parent / "outputs/tables"
 
 
 @pytest.mark.parametrize(
@@ -203,10 +208,19 @@ def test_shapes_of_units_are_of_different_tables(composed, outputs, tmp_path, ca
     captions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("digits resnet20: ")]
     found = [caption.split(": ")[1].split(",")[0] for caption in captions]
     assert found == ["block 16x8", "block 4x4", "nm 2:4", "nm 4:8"]
+    rows = read_rows(tmp_path / "t-rows.csv", further=FURTHER)
+    assert [row["granularity"] for row in rows] == ["block", "block", "nm", "nm"]  # what granularity= takes
+    assert [row["granularity_in_full"] for row in rows] == found
     assert main(["t-rows.csv"]) == 0  # gathered rows keep it
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("digits resnet20: ")] == captions
     assert main(["outputs", "--filter", "granularity=nm"]) == 0
     assert capsys.readouterr().out.count("digits resnet20: ") == 2
+    for source in ("outputs", "t-rows.csv"):
+        for value, count in (("block", 2), ("block 4x4", 1), ("nm 2:4,block", 3)):
+            assert main([source, "--filter", f"granularity={value}"]) == 0
+            assert capsys.readouterr().out.count("digits resnet20: ") == count
+        assert main([source, "--filter", "granularity=block 5x5"]) == 2
+        capsys.readouterr()
 
 
 def test_held_out_images_are_no_test_images(composed, outputs, tmp_path, capsys):
@@ -216,6 +230,11 @@ def test_held_out_images_are_no_test_images(composed, outputs, tmp_path, capsys)
     for index, config in enumerate(configs):
         RunFolder(tmp_path / "outputs" / "digits-resnet20" / f"run{index}").write_config(config.to_dict())
     assert main(["outputs", "--output", "t"]) == 0
+    rows = read_rows(tmp_path / "t-rows.csv", further=FURTHER)
+    assert [(row["dataset"], row["dataset_in_full"]) for row in rows] == [
+        ("digits", None),
+        ("digits", "digits (10% held out)"),
+    ]
     for source in (None, ["t-rows.csv"]):
         assert source is None or main(source) == 0
         said = capsys.readouterr().out.splitlines()
@@ -227,3 +246,32 @@ def test_held_out_images_are_no_test_images(composed, outputs, tmp_path, capsys)
     RunFolder(tmp_path / "outputs" / "digits-resnet20" / "run1").result.unlink()
     assert main(["outputs"]) == 0
     assert "\nTest accuracy in percent: " in capsys.readouterr().out
+
+
+def test_rows_that_older_versions_gathered_are_as_those_of_today(outputs, tmp_path, capsys):
+    """They had the names in full in the columns themselves."""
+    older = {"granularity": "block 16x8", "dataset": "digits (10% held out)"}
+    rows = [run("gmp") | older, run("gmp", seed=1) | older, run("pdp")]
+    write_table(tmp_path / "older.csv", COLUMNS, rows)
+    assert main(["older.csv", "--output", "t"]) == 0
+    shown = capsys.readouterr().out
+    assert "digits (10% held out) resnet20: block 16x8, global" in shown
+    rows = read_rows(tmp_path / "t-rows.csv", further=FURTHER)
+    assert [(row["granularity"], row["dataset"]) for row in rows] == [("block", "digits")] * 2 + [("weight", "digits")]
+    assert main(["t-rows.csv"]) == 0
+    assert capsys.readouterr().out == shown
+    assert main(["older.csv", "--filter", "granularity=block", "dataset=digits", "--format", "csv"]) == 0
+    (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (line["granularity"], line["dataset"], line["n"]) == ("block 16x8", "digits (10% held out)", "2")
+    assert main(["older.csv", "--baseline", "granularity=block 16x8"]) == 0
+
+
+@pytest.mark.parametrize("path", sorted(TABLES.glob("t*-rows.csv")), ids=lambda path: path.stem)
+def test_a_committed_table_is_what_its_rows_give(path, outputs, capsys):
+    """Their names in full are in the columns themselves; filters take the choices all the same."""
+    granularities = {row["granularity"].partition(" ")[0] for row in read_rows(path)}
+    assert main([str(path), "--output", "t", "--filter", f"granularity={','.join(granularities)}"]) == 0
+    assert {row["granularity"] for row in read_rows(Path("t-rows.csv"), further=FURTHER)} == granularities
+    shown = capsys.readouterr().out
+    assert main([str(path)]) == 0
+    assert capsys.readouterr().out == shown

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pruner.checks import ConfigError
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.render import latex, markdown
 from pruner.config import Config
 from pruner.store.folders import RunFolder

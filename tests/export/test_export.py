@@ -20,9 +20,9 @@ from torch import nn
 from torchvision.models import DenseNet, MobileNetV2
 
 import pruner.data
+from pruner.cli.export import NAMES, main
 from pruner.config import Config
 from pruner.export.accuracy import right
-from pruner.export.command import NAMES, main
 from pruner.export.formats import ABOUT, FORMATS, OPSET
 from pruner.export.networks import load_model
 from pruner.export.shipped import shipped

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pruner.export.command import main
+from pruner.cli.export import main
 from pruner.run import phases
 from tests.fuzz.answers import Answer, ask
 
@@ -71,7 +71,7 @@ def said(answer: Answer) -> str:
 
 
 def test_it_is_found_again_from_another_folder(done: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    command: Sequence[str] = [sys.executable, "-c", "from pruner.export.command import main; raise SystemExit(main())"]
+    command: Sequence[str] = [sys.executable, "-c", "from pruner.cli.export import main; raise SystemExit(main())"]
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     answer = subprocess.run(
         [*command, str(done), "--own-code", "--test"], cwd=elsewhere, capture_output=True, text=True

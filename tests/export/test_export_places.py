@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pruner.checks import ConfigError
+from pruner.cli.export import main
 from pruner.config import Config
-from pruner.export.command import main
 from pruner.export.networks import load_model
 from pruner.export.shipped import Shipped
 from pruner.store.folders import RunFolder

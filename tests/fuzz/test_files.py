@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pruner.checks import ConfigError
-from pruner.compare import command
+from pruner.cli import compare
 from pruner.export.networks import load_model
 from pruner.store.folders import DenseStore, RunFolder
 from pruner.training.checkpoint import Checkpoint
@@ -114,7 +114,7 @@ TABLES = ("result.csv", "config.yaml", "epochs.csv", "layers.csv", "ratios.csv",
 def test_a_comparison_is_made_of_the_rest(trees: dict[str, Path], damage: Damage, name: str) -> None:
     path = spoil(trees["done"], f"{RUN}/{name}", damage)
     before = contents(Path("outputs"))
-    answer = ask(["outputs", "--html", "page.html"], command.main)
+    answer = ask(["outputs", "--html", "page.html"], compare.main)
     if path is not None and name in ("result.csv", "config.yaml", "epochs.csv"):  # what a page is made of
         assert answer.status == 1 and str(path) in answer.err
     assert answer.status in (0, 1, 2)
@@ -150,7 +150,7 @@ def test_a_number_that_cannot_be_is_named(trees: dict[str, Path], column: str, c
         return f"{','.join(header)}\n{','.join(row)}\n".encode()
 
     path = spoil(trees["done"], f"{RUN}/result.csv", change)
-    answer = ask(["outputs"], command.main)
+    answer = ask(["outputs"], compare.main)
     assert answer.status == 1 and answer.err.startswith(f"pruner-compare: warning: {path}: {column}=")
 
 

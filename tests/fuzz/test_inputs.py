@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pruner.compare import command
+from pruner.cli import compare
 from pruner.config import Choice
 from pruner.data import load
 from pruner.data.files import NAMES
@@ -53,7 +53,7 @@ gmp,resnet20,synthetic,weight,params,0.9,50,mine
 def test_references_are_read_or_refused(trees: dict[str, Path], content: bytes) -> None:
     path = Path("references.csv")
     path.write_bytes(content)
-    answer: Answer = ask([str(trees["done"] / "outputs"), "--references", str(path)], command.main)
+    answer: Answer = ask([str(trees["done"] / "outputs"), "--references", str(path)], compare.main)
     assert answer.status == 0 or (answer.refuses_in_one_line and str(path) in answer.err)
     assert path.read_bytes() == content
 

@@ -17,7 +17,7 @@ import torch
 from torchvision.models import SqueezeNet1_1_Weights
 
 from pruner.checks import ConfigError
-from pruner.compare import command
+from pruner.cli import compare
 from pruner.config import Choice
 from pruner.data.files import NAMES
 from pruner.export.networks import load_model
@@ -196,7 +196,7 @@ def test_a_config_of_a_strangers_run(kind: str, trees: dict[str, Path]) -> None:
     assert ask(WORDS).status == 0
     config.write_text(CONFIGS[kind])
     (config.parent / "digests.json").unlink()  # as whoever means it
-    answer = ask(["outputs", "--html", "page.html"], command.main)
+    answer = ask(["outputs", "--html", "page.html"], compare.main)
     assert (
         (answer.status == 1 and "config.yaml: cannot be read" in answer.err)
         if kind in ("tag", "new")

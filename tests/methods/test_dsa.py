@@ -182,18 +182,18 @@ def test_projection_is_feasible_and_nearest(cost: Callable[[Tensor], Tensor], bu
     assert distance(alpha) <= found.fun + 1e-9
 
 
-def test_theta_goes_along_the_budget_to_what_is_worth_its_price() -> None:
-    """By hand: worths -2, -2 and -8 at weights dF/dtheta of 1, 2 and 1 have the mean -14/4; then for a coupled cost."""
-    alpha, price = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([4.0, 8.0, 4.0], dtype=torch.float64)
-    found = along_budget(torch.tensor([-8.0, -16.0, -32.0], dtype=torch.float64), alpha, price)
+def test_theta_goes_along_the_budget_to_what_gains_most_for_its_cost() -> None:
+    """By hand: slopes for the cost of -2, -2 and -8 at weights dF/dtheta of 1, 2 and 1 have the mean -14/4; then for a coupled cost."""
+    alpha, cost_slope = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([4.0, 8.0, 4.0], dtype=torch.float64)
+    found = along_budget(torch.tensor([-8.0, -16.0, -32.0], dtype=torch.float64), alpha, cost_slope)
     by_hand = torch.tensor([1.5, 1.5, -4.5], dtype=torch.float64)
     torch.testing.assert_close(found, by_hand / by_hand.square().mean().sqrt())
     theta = torch.tensor([2.0, 0.3, -3.1], dtype=torch.float64)
     alpha = torch.sigmoid(theta)
-    price = torch.autograd.functional.jacobian(coupled, alpha)
-    step = 1e-6 * along_budget(torch.tensor([-1.0, -7.0, -2.0], dtype=torch.float64), alpha, price)
+    cost_slope = torch.autograd.functional.jacobian(coupled, alpha)
+    step = 1e-6 * along_budget(torch.tensor([-1.0, -7.0, -2.0], dtype=torch.float64), alpha, cost_slope)
     moved = float(coupled(torch.sigmoid(theta - step)) - coupled(alpha))
-    assert abs(moved) < 1e-5 * float((price * alpha * (1 - alpha) * step.abs()).sum())
+    assert abs(moved) < 1e-5 * float((cost_slope * alpha * (1 - alpha) * step.abs()).sum())
 
 
 def test_importance_of_filters_is_the_mean_gamma_of_their_norms() -> None:

@@ -128,4 +128,4 @@ def test_synflow_names_layers_without_flow(caplog: pytest.LogCaptureFixture) -> 
     score(through(nn.ReLU6()), "synflow", rounds=2)
     assert caplog.messages == []
     score(through(nn.Hardsigmoid()), "synflow", rounds=2)
-    assert caplog.messages == ["synflow: no flow passes 1 of 2 layers, which are worth nothing: 1"]
+    assert caplog.messages == ["synflow: no flow passes 1 of 2 layers, which score 0: 1"]

@@ -149,7 +149,7 @@ def test_units_are_those_of_the_convolution_with_the_same_weight(granularity: st
                 assert torch.equal(gate, others[name])
     for layer, other in zip(found.layers, expected.layers, strict=True):
         assert torch.equal(found.rows(layer, values), expected.rows(other, values))
-        assert all(map(torch.equal, found.holes(layer, mask), expected.holes(other, mask)))
+        assert all(map(torch.equal, found.index_rows(layer, mask), expected.index_rows(other, mask)))
         assert found.tile(layer) == expected.tile(other)
 
 

@@ -89,6 +89,39 @@ def test_the_gradient_of_the_cost_is_that_of_finite_differences(budget: str) -> 
     assert torch.autograd.gradcheck(lambda at: cost(at) / 1000, mask)
 
 
+def test_batch_norms_have_the_units_of_their_channels() -> None:
+    units = make_units(Mixed(*FULL), SHAPE, "filter")
+    stem = next(group for group in units.groups if group.name == "stem")
+    norms = {name: found.tolist() for name, found in units.norms().items()}
+    channels = list(range(stem.start, stem.stop))
+    assert norms == {"stem_norm": channels, "depthwise_norm": channels}
+    units = make_units(Mixed(*FULL), SHAPE, "filter", exclude=("stem",))
+    assert {unit for found in units.norms().values() for unit in found.tolist()} == {units.n}  # all stay
+    assert make_units(Mixed(*FULL), SHAPE, "weight").norms() == {}
+
+
+@pytest.mark.parametrize(
+    ("granularity", "shapes"),
+    [
+        ("filter", []),  # tensors are smaller, and no index is stored
+        ("weight", [(8, 54)]),
+        ("kernel", [(8, 6)]),
+        ("block", [(2, 18)]),  # of 4 x 4, the last ones cut off
+        ("nm", [(72, 4), (72, 2)]),  # fours of neighbouring input channels, and the rest
+    ],
+)
+def test_the_rows_that_an_index_stores(granularity: str, shapes: list[tuple[int, ...]]) -> None:
+    model = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, 1, 1))
+    units = make_units(model, (6, 8, 8), granularity, block=Block((4, 4)))
+    layer = units.layers[0]
+    values = torch.arange(units.n).float()
+    rows = units.index_rows(layer, values)
+    assert [tuple(part.shape) for part in rows] == shapes
+    if rows:  # each unit of the layer once
+        found = torch.cat([part.flatten() for part in rows])
+        assert torch.equal(found.sort().values, units.layer_mask(layer, values).sort().values)
+
+
 def test_cost_of_weights() -> None:
     model = Mixed(*FULL)
     units = make_units(model, SHAPE, "weight")

@@ -3,7 +3,7 @@
 import pytest
 
 from pruner.checks import ConfigError
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.store.folders import RunFolder
 from pruner.store.row import LAYER_COLUMNS
 from tests.compare.made_rows import run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pruner.checks import ConfigError
-from pruner.compare.command import main
+from pruner.cli.compare import main
 from pruner.compare.references import read_references
 from pruner.store.folders import RunFolder
 from pruner.store.reading import LARGEST, read_json, read_yaml

@@ -11,7 +11,7 @@ from pruner.checks import ConfigError
 from pruner.store.row import (
     COLUMNS,
     EPOCH_COLUMNS,
-    LABELS,
+    FURTHER,
     LAYER_COLUMNS,
     RATIO_COLUMNS,
     TEXT,
@@ -33,7 +33,7 @@ def test_the_columns_are_the_contract_in_its_order():
         "prune_epochs,finetune_epochs,dense_seconds,prune_seconds,finetune_seconds,quant_bits,size_bytes,latency_ms,"
         "dense_latency_ms,device,threads,precision,torch_version,pruner_version,commit,run_id"
     )
-    assert set(TEXT) <= {*COLUMNS, *EPOCH_COLUMNS, *LAYER_COLUMNS, *RATIO_COLUMNS, *LABELS}
+    assert set(TEXT) <= {*COLUMNS, *EPOCH_COLUMNS, *LAYER_COLUMNS, *RATIO_COLUMNS, *FURTHER}
 
 
 def test_values_come_back_equal_and_of_the_same_type(tmp_path):

@@ -31,7 +31,7 @@ def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
 
 
 def test_the_store_is_imported_without_torch():
-    code = "import sys, pruner.store.folders, pruner.compare.command; print({'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys, pruner.store.folders, pruner.cli.compare; print({'torch', 'pandas'} & set(sys.modules))"
     assert python(code).communicate(timeout=300)[0].strip() == "set()"
 
 

@@ -1,4 +1,4 @@
-"""Scores: what a unit is worth to a network as it is now. One file each; none knows a schedule.
+"""Scores: how much a network as it is now needs each unit. One file each; none knows a schedule.
 
 A score is a class. Its constructor takes the options and checks them, before any work; its instances are called with
 a Setup whenever a schedule makes a mask, `__call__(self, setup) -> Tensor [n]`, larger for units that should stay. A

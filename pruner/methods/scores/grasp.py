@@ -1,4 +1,4 @@
-"""GraSP: a unit is worth what the flow of gradients would lose with it.
+"""GraSP: a unit's score is what the flow of gradients would lose with it.
 
 Wang, Zhang, Grosse, "Picking winning tickets before training by preserving gradient flow", ICLR 2020, arXiv 2002.07376.
 

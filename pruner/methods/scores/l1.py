@@ -1,4 +1,4 @@
-"""L1: a filter is worth the sum of |w| over its weights.
+"""L1: a filter's score is the sum of |w| over its weights.
 
 Li, Kadav, Durdanovic, Samet, Graf, "Pruning filters for efficient ConvNets", ICLR 2017, arXiv 1608.08710.
 
@@ -20,7 +20,7 @@ class L1:
     """The mean of |w| over a unit, in units of its layer's."""
 
     def __call__(self, setup: Setup) -> Tensor:
-        """Per unit [n], as said, in the model as it is now."""
+        """Per unit [n], the score in the model as it is now."""
         # `magnitudes` is the root of a mean of squares: of the roots of |w| that is the root of the mean of |w|.
         roots = {name: parameter.detach().abs().sqrt() for name, parameter in setup.model.named_parameters()}
         return setup.units.magnitudes(roots).square()

@@ -1,4 +1,4 @@
-"""Magnitude: a weight is worth |w|; a larger unit the norm of its weights divided by sqrt(size) [common].
+"""Magnitude: a weight's score is |w|, a larger unit's the norm of its weights divided by sqrt(size) [common].
 
 Units larger than a weight are measured in units of their layer's scale as well [chosen], so that layers compare
 (see `Units.magnitudes`).

@@ -1,4 +1,4 @@
-"""SNIP: a unit is worth what the loss says about its gate.
+"""SNIP: a unit's score is how much the loss depends on its gate.
 
 Lee, Ajanthan, Torr, "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019, arXiv 1810.02340.
 

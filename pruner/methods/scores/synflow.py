@@ -1,4 +1,4 @@
-"""SynFlow: a unit is worth the flow through it, weighed anew a hundred times on the way to the budget.
+"""SynFlow: a unit's score is the flow through it, measured anew a hundred times on the way to the budget.
 
 Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
 NeurIPS 2020, arXiv 2006.05467.
@@ -7,19 +7,19 @@ NeurIPS 2020, arXiv 2006.05467.
     score_j = |w_j dR/dw_j|; with a gate c_j on every unit, |c_j dR/dc_j|                               [known]
     n = 100 rounds; round e keeps the share rho^(e/n), rho being the share to keep in the end           [known]
 
-Without biases the scores of every layer that all of the flow passes sum to R, so the last unit of such a layer is worth
-as much as all of another's: rounds that reweigh it never empty it [known]. A residual branch, which the flow can pass
+Without biases the scores of every layer that all of the flow passes sum to R, so the last unit of such a layer scores
+as much as all of another's: rounds that measure anew never empty it [known]. A residual branch, which the flow can pass
 by, can end up empty (but for `budget.min_units`).
 
 [chosen]: biases and the running means of batch norms count as zero, as a batch norm's do at initialisation, where the
 paper prunes. A trained network's means would take flow away, and its biases add flow of their own halfway, against
-which the layers before look worthless and are emptied. Everything is in float64, for R grows with every layer, and in
-evaluation mode, for a batch of one constant image has no statistics.
+which the layers before score next to nothing and are emptied. Everything is in float64, for R grows with every layer,
+and in evaluation mode, for a batch of one constant image has no statistics.
 
 The paper's activations let any flow through, as ReLU does [known]. Those with a ceiling, ReLU6 and hardtanh, count
-without it [chosen], as the flow is beyond it and would end there: of a MobileNetV2 all but the last layer would be
-worth nothing. A gate, such as a hardsigmoid that scales channels, is wide open instead, whatever the layers before it
-say, which are worth nothing. Layers that no flow passes are named in a warning.
+without it [chosen], as the flow is beyond it and would end there: of a MobileNetV2 all but the last layer would
+score 0. A gate, such as a hardsigmoid that scales channels, is wide open instead, whatever the layers before it say,
+which score 0. Layers that no flow passes are named in a warning.
 """
 
 from __future__ import annotations
@@ -111,4 +111,4 @@ def warn_of_dry(units: Units, flow: Tensor) -> None:
     if dry:
         named = ", ".join(dry[:3]) + (", ..." if len(dry) > 3 else "")
         counts = len(dry), len(units.groups)
-        log.warning("synflow: no flow passes %d of %d layers, which are worth nothing: %s", *counts, named)
+        log.warning("synflow: no flow passes %d of %d layers, which score 0: %s", *counts, named)

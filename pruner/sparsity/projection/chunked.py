@@ -38,7 +38,7 @@ def pieces(values: Tensor) -> Sequence[Tensor]:
     return pieces
 
 
-def prices(cost: Tensor | None) -> Iterable[Tensor | None]:
+def cost_pieces(cost: Tensor | None) -> Iterable[Tensor | None]:
     """The cost of the units in each piece; None, for ones, without end."""
     return repeat(None) if cost is None else pieces(cost)
 
@@ -46,7 +46,7 @@ def prices(cost: Tensor | None) -> Iterable[Tensor | None]:
 def room_for(values: Tensor) -> Tensor:
     """Memory for what one piece is made into on the way.
 
-    Taken once, since the system may hand out new memory at the price of a page fault for every 4 KiB.
+    Taken once, since the system may hand out new memory at the cost of a page fault for every 4 KiB.
     """
     return torch.empty_like(pieces(values)[0])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pruner.sparsity.projection.chunked import Cost, added, close_sum, exact_sum, pieces, prices, total_cost
+from pruner.sparsity.projection.chunked import Cost, added, close_sum, cost_pieces, exact_sum, pieces, total_cost
 
 _SAMPLE = 1 << 12  # units sorted for a first guess of the threshold
 _FEW = 1 << 14  # units that are sorted at once
@@ -57,10 +57,10 @@ def _select(scores: Tensor, budget: float, cost: Tensor | None, total: float) ->
             high = float(values[kept - width]) if kept > width else math.inf
             low = float(values[kept + width]) if kept + width < len(values) else -math.inf
             mask, band, left = _cut(scores, budget, cost, high, low)
-            costs = None if cost is None else cost[band]
-            worth = total_cost(costs, band)
-            if 0 <= left < worth and 2 * len(band) <= len(scores):  # the sample did not mislead, and it is less work
-                mask[band] = _select(scores[band], left, costs, worth)
+            in_band = None if cost is None else cost[band]
+            whole = total_cost(in_band, band)
+            if 0 <= left < whole and 2 * len(band) <= len(scores):  # the sample did not mislead, and it is less work
+                mask[band] = _select(scores[band], left, in_band, whole)
                 return mask
     order = torch.sort(scores, descending=True, stable=True).indices
     fits = int(budget) if cost is None else int((torch.cumsum(cost[order], 0, dtype=torch.float64) <= budget).sum())
@@ -71,9 +71,9 @@ def _cut(scores: Tensor, budget: float, cost: Tensor | None, high: float, low: f
     """(the mask of the scores above `high`, the index of those from `low` to `high`, what is left of the budget)."""
     mask = torch.empty_like(scores)
     band, spent, start = [], [], 0
-    for part, kept, price in zip(pieces(scores), pieces(mask), prices(cost), strict=False):
+    for part, kept, costs in zip(pieces(scores), pieces(mask), cost_pieces(cost), strict=False):
         kept.copy_(part > high)
-        spent.append(close_sum(kept) if price is None else exact_sum(price * kept))  # counts are exact either way
+        spent.append(close_sum(kept) if costs is None else exact_sum(costs * kept))  # counts are exact either way
         band.append(((part <= high) & (part >= low)).nonzero().squeeze(1) + start)
         start += len(part)
     return mask, torch.cat(band), budget - float(added(spent))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruner.sparsity.projection.chunked import Cost, added, close_sum, fit, pieces, prices, room_for, total_cost
+from pruner.sparsity.projection.chunked import Cost, added, close_sum, cost_pieces, fit, pieces, room_for, total_cost
 from pruner.sparsity.projection.hard import hard_mask, threshold_near
 
 _MANY = 1 << 16  # units from which on a sample saves more time than it takes
@@ -45,14 +45,14 @@ class Problem(NamedTuple):
         linear = None if callable(self.cost) else self.cost
         room, spare = room_for(mask), room_for(mask if linear is not None else mask[:0])
         sums = []
-        for part, scores, price in zip(pieces(mask), pieces(self.scores), prices(linear), strict=False):
+        for part, scores, costs in zip(pieces(mask), pieces(self.scores), cost_pieces(linear), strict=False):
             torch.sub(scores, self.centre, out=part)
             torch.add(start, part, alpha=sharpness, out=part)  # mu + (score - centre) / temperature in one operator
             torch.sigmoid(part, out=part)
             if not callable(self.cost):
-                value = close_sum(part if price is None else torch.mul(part, price, out=fit(room, part)))
+                value = close_sum(part if costs is None else torch.mul(part, costs, out=fit(room, part)))
                 v = undecided(part, room)
-                cv = v if price is None else torch.mul(v, price, out=fit(spare, part))
+                cv = v if costs is None else torch.mul(v, costs, out=fit(spare, part))
                 times_y, times_v = torch.dot(cv, part).double(), torch.dot(cv, v).double()
                 sums.append(torch.stack([value, close_sum(cv), times_y, times_v]))
         if callable(self.cost):
@@ -159,15 +159,15 @@ def gradient(mask: Tensor, grad: Tensor, cost: Cost, temperature: float) -> Tens
     c = marginal(cost, mask)[1].to(mask.dtype) if callable(cost) else cost
     room = room_for(mask)
     tops, bottoms = [], []
-    for y, g, price in zip(pieces(mask), pieces(grad), prices(c), strict=False):
+    for y, g, costs in zip(pieces(mask), pieces(grad), cost_pieces(c), strict=False):
         v = undecided(y, room)
-        bottoms.append(close_sum(v if price is None else v.mul_(price)))
+        bottoms.append(close_sum(v if costs is None else v.mul_(costs)))
         tops.append(close_sum(_times_undecided(g, y, fit(room, y))))
     share = added(tops) / added(bottoms).clamp(min=torch.finfo(torch.float64).tiny)
     sharpness = _sharpness(temperature, mask)
     result = torch.empty_like(mask)
-    for part, y, g, price in zip(pieces(result), pieces(mask), pieces(grad), prices(c), strict=False):
-        taken = -sharpness * share if price is None else torch.mul(price, -sharpness * share, out=fit(room, y))
+    for part, y, g, costs in zip(pieces(result), pieces(mask), pieces(grad), cost_pieces(c), strict=False):
+        taken = -sharpness * share if costs is None else torch.mul(costs, -sharpness * share, out=fit(room, y))
         torch.add(taken, g, alpha=sharpness, out=part)  # (g - c share) / temperature in one operator
         _times_undecided(part, y, part)
     return result

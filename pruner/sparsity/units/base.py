@@ -100,15 +100,23 @@ class Units(ABC):
         """Multiply-adds that a hard mask [n] saves outside of layers, such as between attention's queries and keys."""
         return 0
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        """The parts [rows, candidates] of a hard mask [n] that an index must store to tell where weights are left.
+    def norms(self) -> Mapping[str, Tensor]:
+        """By the name of each batch norm, the unit of each of its channels [channels], n where a channel always stays.
 
-        None when what is gone leaves no holes.
+        Empty where units are no channels.
+        """
+        return {}
+
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        """The part of `values` [n] that belongs to one layer as a stored index has it: tensors [rows, candidates],
+        where of a hard mask the index tells which candidates of each row are left.
+
+        Empty where a hard mask takes whole channels or heads: tensors are then smaller, and no index is needed.
         """
         return []
 
     def split_rows(self, values: Tensor) -> list[Tensor]:
-        """`values` [n] by who competes with whom in a fixed pattern: tensors [rows, candidates]."""
+        """`values` [n] as tensors [rows, candidates]: in a fixed pattern the units of a row compete with each other."""
         return [part.unsqueeze(0) for part in values.split(self.sizes)]
 
     def join_rows(self, parts: list[Tensor]) -> Tensor:

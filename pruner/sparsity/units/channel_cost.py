@@ -13,10 +13,11 @@ from pruner.sparsity.units.layers import Layer
 class ChannelCost:
     """The weights (or multiply-adds) of layers whose input and output channels come and go: a function of the mask.
 
-        cost(mask) = sum over layers of  worth * (kept output channels) * (kept input channels)
+        cost(mask) = sum over layers of  each * (kept output channels) * (kept input channels)
 
-    It grows with every channel kept and is differentiable in the mask [n]; both counts may be fractional. In a
-    depthwise convolution the one input channel of each output channel is not counted a second time.
+    where `each` is what one input channel costs in one output channel. The cost grows with every channel kept and is
+    differentiable in the mask [n]; both counts may be fractional. In a depthwise convolution the one input channel of
+    each output channel is not counted a second time.
     """
 
     def __init__(
@@ -40,21 +41,21 @@ class ChannelCost:
         firsts = torch.stack([span[0] for span in spans])  # of each group, and at the end what always stays
         shape = (len(layers), len(spans))
         out_counts, in_counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-        worth = []
+        each = []
         for row, layer in enumerate(layers):
-            unit_cost = layer.positions if budget == "macs" else 1
-            worth.append(unit_cost * layer.size / (layer.shape[0] * layer.shape[1]))
+            weight_cost = layer.positions if budget == "macs" else 1
+            each.append(weight_cost * layer.size / (layer.shape[0] * layer.shape[1]))
             out_counts[row] = torch.bincount(outs[layer.name].cpu(), minlength=n + 1)[firsts]
             if layer.shape[1] == 1 and layer.groups > 1:
                 in_counts[row, -1] = 1
             else:
                 in_counts[row] = torch.bincount(ins[layer.name].cpu(), minlength=n + 1)[firsts]
-                worth[-1] /= layer.groups
+                each[-1] /= layer.groups
         self.out_counts, self.in_counts = out_counts.to(device), in_counts.to(device)
-        self.worth = torch.tensor(worth, dtype=torch.float64, device=device)
+        self.each = torch.tensor(each, dtype=torch.float64, device=device)
 
     def __call__(self, mask: Tensor) -> Tensor:
         """The cost, a float64 scalar, of a mask [n] in float64."""
         padded = torch.cat([mask, mask.new_tensor([1, 0])])
         kept = padded[self.members].sum(1)  # of each group
-        return (self.worth * (self.out_counts @ kept) * (self.in_counts @ kept)).sum()
+        return (self.each * (self.out_counts @ kept) * (self.in_counts @ kept)).sum()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class FilterUnits(Units):
 
     A mask of 0 is a gate of HIDDEN, with the same gradient. The papers' masks stand behind the activation, where the
     derivative of a dropped filter's mask is relu(bn(x)), what it would give if it came back; ours stand before it,
-    where a ReLU at exactly 0 passes nothing, and a dropped filter would never learn what it is worth. At HIDDEN every
+    where a ReLU at exactly 0 passes nothing, and a dropped filter would never get a gradient again. At HIDDEN every
     ReLU, maximum and residual sum of it takes the side that it would come back on, so that the gradient is the
     derivative from the right, through whatever stands between the gate and the next layer [derived].
     """
@@ -47,8 +49,8 @@ class FilterUnits(Units):
         # The unit of every channel; n, where gates find a constant 1, for channels that always stay.
         self._ins = {layer.name: order[channels.into(layer)] for layer in layers}
         self._outs = {layer.name: order[channels.out_of(layer)] for layer in layers}
-        self.norms = {name: order[units] for name, units in channels.norms.items()}
-        normalised = {unit for units in self.norms.values() for unit in units.tolist()} | {self.n}
+        self._norms = {name: order[units] for name, units in channels.norms.items()}
+        normalised = {unit for units in self._norms.values() for unit in units.tolist()} | {self.n}
         # A filter is gated itself only if no batch norm feels its channel.
         self._bare = [layer for layer in layers if not normalised.issuperset(self._outs[layer.name].tolist())]
 
@@ -76,6 +78,9 @@ class FilterUnits(Units):
             start += len(together)
         return order.to(self.device)
 
+    def norms(self) -> Mapping[str, Tensor]:
+        return self._norms
+
     def cost(self, budget: str) -> Cost:
         prunable = [layer for layer in self.layers if layer.prunable]
         return ChannelCost(prunable, self._ins, self._outs, self.groups, budget, self.device)
@@ -91,7 +96,7 @@ class FilterUnits(Units):
     def gates(self, mask: Tensor) -> dict[str, Tensor]:
         padded = _padded(mask + HIDDEN * (mask == 0))  # not torch.where, which would stop the gradient
         gates = {}
-        for name, units in self.norms.items():
+        for name, units in self._norms.items():
             gates[f"{name}.weight"] = gates[f"{name}.bias"] = padded[units]
         for layer in self._bare:
             gate = padded[self._outs[layer.name]]
@@ -112,7 +117,7 @@ class FilterUnits(Units):
             zeros[layer.weight] = layer.native(kept.expand(layer.shape))
             if layer.bias:
                 zeros[layer.bias] = keep_out
-        for name, units in self.norms.items():
+        for name, units in self._norms.items():
             zeros[f"{name}.weight"] = zeros[f"{name}.bias"] = padded[units]
         return zeros
 
@@ -124,7 +129,7 @@ class FilterUnits(Units):
             return None if bool(stay.all()) else tuple(stay.nonzero().flatten().tolist())
 
         parts = {layer.name: Left(kept(self._outs[layer.name]), kept(self._ins[layer.name])) for layer in self.layers}
-        parts |= {name: Left(kept(units)) for name, units in self.norms.items()}
+        parts |= {name: Left(kept(units)) for name, units in self._norms.items()}
         return {name: part for name, part in parts.items() if part != Left()}
 
     def layer_mask(self, layer: Layer, mask: Tensor) -> Tensor:

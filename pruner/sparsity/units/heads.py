@@ -64,8 +64,8 @@ class HeadUnits(Units):
     def cost(self, budget: str) -> Cost:
         parts = []
         for a in self._attentions:
-            worth = sum(layer.size * (layer.positions if budget == "macs" else 1) for layer in (a.inward, a.outward))
-            parts.append(torch.full((a.heads,), float(worth // a.heads), device=self.device))
+            cost = sum(layer.size * (layer.positions if budget == "macs" else 1) for layer in (a.inward, a.outward))
+            parts.append(torch.full((a.heads,), float(cost // a.heads), device=self.device))
         return torch.cat(parts)
 
     def sum_over(self, values: Parameters) -> Tensor:

@@ -50,7 +50,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        """The number of weights; each is worth `positions` multiply-adds."""
+        """The number of weights; each costs `positions` multiply-adds."""
         return int(torch.Size(self.shape).numel())
 
     def ordered(self, weight: Tensor) -> Tensor:

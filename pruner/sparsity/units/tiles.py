@@ -40,13 +40,13 @@ class TileUnits(Units):
         self._slices = {group.name: slice(group.start, group.stop) for group in self.groups}
 
     def cost(self, budget: str) -> Cost:
-        worth = {
+        costs = {
             layer.weight: layer.native(
                 torch.full(layer.shape, layer.positions if budget == "macs" else 1, device=self.device)
             )
             for layer in self._prunable
         }
-        return self.sum_over(worth).float()
+        return self.sum_over(costs).float()
 
     def sum_over(self, values: Parameters) -> Tensor:
         ordered = ((layer, layer.ordered(values[layer.weight])) for layer in self._prunable)
@@ -64,8 +64,8 @@ class TileUnits(Units):
     def rows(self, layer: Layer, values: Tensor) -> Tensor:
         return self.layer_mask(layer, values).view(self._grids[layer.name][0], -1)
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        return [self.rows(layer, mask)]
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        return [self.rows(layer, values)]
 
     def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
         return self._tiles[layer.name], 0
@@ -81,11 +81,11 @@ class TileUnits(Units):
 
     def _sum(self, layer: Layer, values: Tensor) -> Tensor:
         """A tensor of a layer's shape, summed over each tile: [grid]."""
-        for dim, (tile, cells) in enumerate(zip(self._tiles[layer.name], self._grids[layer.name], strict=True)):
+        for dim, (tile, count) in enumerate(zip(self._tiles[layer.name], self._grids[layer.name], strict=True)):
             if tile > 1:
-                missing = cells * tile - values.shape[dim]
+                missing = count * tile - values.shape[dim]
                 padded = F.pad(values, (0, 0) * (values.dim() - 1 - dim) + (0, missing)) if missing else values
-                values = padded.unflatten(dim, (cells, tile)).sum(dim + 1)
+                values = padded.unflatten(dim, (count, tile)).sum(dim + 1)
         return values
 
     def _spread(self, layer: Layer, part: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class WeightUnits(TileUnits):
         # Weight by weight, so that what the gradient needs are the weights themselves and not a copy of all.
         return self.sum_over({layer.weight: parameters[layer.weight].abs() for layer in self._prunable})
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        return [self._spread(layer, self.layer_mask(layer, mask)).flatten(1)]
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        return [self._spread(layer, self.layer_mask(layer, values)).flatten(1)]
 
     def _sum(self, layer: Layer, values: Tensor) -> Tensor:
         return values.movedim(1, -1)
@@ -142,14 +142,14 @@ class PatternUnits(WeightUnits):
     def tile(self, layer: Layer) -> tuple[tuple[int, ...], int] | None:
         return self._tiles[layer.name], self.pattern.m
 
-    def holes(self, layer: Layer, mask: Tensor) -> list[Tensor]:
-        along = self.layer_mask(layer, mask).view(self._ordered(layer))
+    def index_rows(self, layer: Layer, values: Tensor) -> list[Tensor]:
+        along = self.layer_mask(layer, values).view(self._ordered(layer))
         whole, rest = self._whole(layer), layer.shape[1] - self._whole(layer)
         parts = [(along[..., :whole], self.pattern.m), (along[..., whole:], rest)]
         return [part.reshape(-1, size) for part, size in parts if part.numel()]
 
     def split_rows(self, values: Tensor) -> list[Tensor]:
-        return [part for layer in self._prunable for part in self.holes(layer, values)]
+        return [part for layer in self._prunable for part in self.index_rows(layer, values)]
 
     def join_rows(self, parts: list[Tensor]) -> Tensor:
         joined, rest = [], iter(parts)

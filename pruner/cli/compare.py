@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pruner.checks import ConfigError, one_line
-from pruner.compare.apart import keep_apart, write_gathered
-from pruner.compare.gather import Gathered, chosen, gather, result_files
-from pruner.compare.notes import line_names, remarks
-from pruner.compare.references import BUILT_IN, read_references
-from pruner.compare.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
-from pruner.compare.settings import dataset_in_full, flat, granularity_in_full
-from pruner.compare.tables import Cell, Layout, Table, tables
+from pruner.compare.apart import write_gathered
+from pruner.compare.comparison import Comparison, compare
+from pruner.compare.references import read_references
+from pruner.compare.tables import Layout
 from pruner.runtime import streams
 from pruner.store.row import write_atomically
-
-Form = Callable[[Table, str | None, Sequence[str]], str]
-FORMS: dict[str, tuple[Form, str]] = {  # each form of text, and what it says of its mark
-    "text": (as_text, "*: best mean of its column."),
-    "markdown": (as_markdown, "Bold: best mean of its column."),
-    "latex": (as_latex, "Bold: best mean of its column."),
-}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that is shown: the tables, the line or lines to know with each, and what the rows were found with."""
-
-    layout: Layout
-    baseline: str | None
-    tables: list[Table]
-    notes: list[list[str]]
-    gathered: Gathered
-    configs: dict[str, dict[str, Any]]
-
-    @cached_property
-    def _names(self) -> dict[tuple[Any, ...], str]:
-        return line_names(self.tables, self.layout)
-
-    @property
-    def lines(self) -> list[str]:
-        """The names of all lines in pictures."""
-        return list(self._names.values())
-
-    def line(self, cell: Cell) -> str:
-        """The name of a cell's line in pictures."""
-        return self._names[tuple(cell.keys[key] for key in self.layout.lines)]
-
-    def written(self, form: str) -> str:
-        """The tables as text, csv, markdown or latex."""
-        if form == "csv":
-            return csv_text(long_columns(self.layout), [row for t in self.tables for row in long(t, self.baseline)])
-        render, mark = FORMS[form]
-        parts = [render(table, self.baseline, notes) for table, notes in zip(self.tables, self.notes, strict=True)]
-        comment = "% " if form == "latex" else ""
-        explained = [f"{comment}{line}" for line in legend(self.layout, self.baseline, mark, self.tables)]
-        return "\n\n".join([*parts, "\n".join(explained)]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,12 +33,8 @@ def _answer(arguments: Sequence[str] | None) -> int:
         try:
             _write(given, comparison)
         finally:
-            for line in dict.fromkeys(map(one_line, comparison.gathered.unreadable)):  # what two need is said once
-                print(f"pruner-compare: warning: {line}", file=sys.stderr)
-            if old := comparison.gathered.unsealed:
-                said = f"{old[0]}: no digests.json beside it, as older versions left it: damage goes unnoticed"
-                more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
-                print(f"pruner-compare: note: {said}{more}", file=sys.stderr)
+            for line in comparison.warnings():
+                print(f"pruner-compare: {line}", file=sys.stderr)
     except ConfigError as error:
         print(f"pruner-compare: {one_line(error)}", file=sys.stderr)
         return 2
@@ -128,27 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(given: argparse.Namespace) -> Comparison:
     """Reads and computes all that was asked for. Raises ConfigError."""
     layout = Layout(_keys(given.rows), _keys(given.cols), given.value)
-    references = read_references(BUILT_IN) + (read_references(given.references) if given.references else [])
-    files, closed = result_files(given.dirs)
-    gathered = gather(files)
-    gathered.unreadable += closed
-    if not gathered.rows and not gathered.unreadable:
-        raise ConfigError(f"no result.csv below {', '.join(given.dirs)}")
-    left_out = [f"left out: {line}" for line in gathered.unreadable]  # of which table they are is not known
-    found = len(gathered.rows)
-    gathered.rows = chosen(gathered.rows, given.filter)
-    if found and not gathered.rows:
-        raise ConfigError(f"--filter {' '.join(given.filter)}: none of {found} rows is left")
-    configs = gathered.configs()
-    for row in gathered.rows:  # runs of different shapes, or of other images, are of different tables
-        config = configs.get(row["run_id"], {})
-        row["granularity"] = granularity_in_full(row["granularity"], config)
-        row["dataset"] = dataset_in_full(row["dataset"], config)
-    settings = {run_id: flat(config) for run_id, config in configs.items()}
-    layout = keep_apart(gathered.rows, settings, layout)
-    built = tables(gathered.rows, layout, given.baseline, references)
-    notes = [remarks(table, settings) + left_out for table in built]
-    return Comparison(layout, given.baseline, built, notes, gathered, configs)
+    references = read_references(given.references) if given.references else []
+    return compare(given.dirs, layout, given.filter, given.baseline, references)
 
 
 def _write(given: argparse.Namespace, comparison: Comparison) -> None:

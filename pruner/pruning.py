@@ -205,6 +205,7 @@ class Pruning(nn.Module):
             else:
                 scaler.step(self._optimizer)
             self._optimizer.zero_grad()
+        self.network.let_go()
         self.method.update(self.steps_done)
         self.steps_done += 1
         self._under_way = False

@@ -88,6 +88,10 @@ def copied_into_zeros(net: Any, images: Tensor) -> Tensor:
     return net.c((wide + net.b(x)).relu())
 
 
+def image_by_image(net: Any, images: Tensor) -> Tensor:
+    return torch.cat([net.b(net.a(image[None])) for image in images])
+
+
 def view_in_training(net: Any, images: Tensor) -> Tensor:
     x = net.b(net.a(images))
     return F.dropout(x.view(len(x), -1), 0.1).view(x.shape) if net.training else x
@@ -169,6 +173,7 @@ TAKEN: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "blurred": (block(Blurred), 12),
     "coordinates beside channels": (lambda: Net(coordinates, 12, a=normed(3, 8), b=normed(10, 12)), 8 + 12),
     "copied into zeros": (lambda: Net(copied_into_zeros, 24, a=normed(3, 8), b=normed(8, 16), c=normed(16, 24)), 24),
+    "image by image": (lambda: Net(image_by_image, 6, a=normed(3, 8), b=normed(8, 6)), 14),
 }  # fmt: skip
 
 # By name: how to make it, the granularity, and what is said of it, in words that must be there.

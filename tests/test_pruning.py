@@ -344,6 +344,20 @@ def test_examples_that_are_used_up_are_said() -> None:
             train(pruning, sgd(pruning.model), batches())
 
 
+@pytest.mark.parametrize("label", ["acdc", "dpp", "dsa", "dtp", "smart", "spartan"])
+def test_a_copy_goes_on_by_itself(label: str) -> None:
+    """As averages of weights are made of copies."""
+    pruning = pruned(network(), label, granularity="filter", steps=8)
+    optimizer = sgd(pruning.model)
+    train(pruning, optimizer, batches(3))
+    other = copy.deepcopy(pruning)
+    train(pruning, optimizer, batches(5, seed=1))
+    assert other.steps_done == 3 and not same(pruning.model, other.model)
+    train(other, sgd(other.model), batches(5, seed=2))
+    assert other.allocation.cost_of(other.harden()) <= other.allocation.target(0.5)
+    assert other.method.setup.model is other.model is not pruning.model
+
+
 # In evaluation.
 
 

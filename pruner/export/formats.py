@@ -109,20 +109,31 @@ FORMATS: dict[str, Callable[[Shipped, Path], Written]] = {
 
 
 def _program(network: Shipped, form: str) -> torch.export.ExportedProgram:
+    """The network for a batch of any size. Raises ConfigError where torch cannot make one.
+
+    Running it is how torch follows most code. Python makes a number of `len(images)` there, so that the batch would
+    have one size: reading its bytecode (strict) it does not.
+    """
     batch = torch.export.Dim("batch")
-    try:
-        with _quiet():
-            return torch.export.export(network.model, (network.probes(),), dynamic_shapes=({0: batch},))
-    except Exception as error:  # it has no type of its own for a network that cannot be traced
-        said = one_line(str(error).partition("\n")[0])
-        raise ConfigError(f"--format {form}: torch.export cannot follow this network ({said})") from error
+    for strict in (False, True):
+        try:
+            with _quiet():
+                return torch.export.export(
+                    network.model, (network.probes(),), dynamic_shapes=({0: batch},), strict=strict
+                )
+        except Exception as error:  # it has no type of its own for a network that cannot be traced
+            failure = error
+    said = one_line(str(failure).partition("\n")[0])
+    if said.startswith("Constraints violated (batch)"):  # in words of torch's own code
+        said = "its code needs a batch of one size, as a loop over the images does"
+    raise ConfigError(f"--format {form}: torch.export cannot follow this network ({said})") from failure
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's remarks on its own insides: what was written is checked afterwards."""
     level = logging.getLogger("torch").level
-    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.getLogger("torch").setLevel(logging.CRITICAL)  # what fails is raised as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -26,28 +26,27 @@ class GroupwiseAdam(torch.optim.Optimizer):
     def __init__(
         self, scores: nn.Parameter, sizes: Sequence[int], lr: float, betas: tuple[float, float] = (0.9, 0.999)
     ):
-        super().__init__([scores], {"lr": lr, "betas": betas})
-        self.sizes = list(sizes)
+        super().__init__([scores], {"lr": lr, "betas": betas, "sizes": list(sizes)})  # of which copies have all
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step along the gradient that the scores have; none where they have none. Closures are not called."""
         group = self.param_groups[0]
-        (scores,) = group["params"]
+        (scores,), sizes = group["params"], group["sizes"]
         if scores.grad is None:
             return None
         state: dict[str, Any] = self.state[scores]
         if not state:
-            state.update(step=0, square=scores.new_zeros(len(self.sizes)))
+            state.update(step=0, square=scores.new_zeros(len(sizes)))
             if group["betas"][0]:
                 state["mean"] = torch.zeros_like(scores)
         state["step"] += 1
         first, second = group["betas"]
         mean = state["mean"].lerp_(scores.grad, 1 - first) if first else scores.grad
-        state["square"].lerp_(mean_squares(scores.grad, self.sizes), 1 - second)
+        state["square"].lerp_(mean_squares(scores.grad, sizes), 1 - second)
         scale = (state["square"] / (1 - second ** state["step"])).sqrt().clamp(min=_SMALLEST)
         rate = group["lr"] / (1 - first ** state["step"])
-        for part, move, one in zip(scores.split(self.sizes), mean.split(self.sizes), scale, strict=True):
+        for part, move, one in zip(scores.split(sizes), mean.split(sizes), scale, strict=True):
             part.addcdiv_(move, one, value=-rate)
         return None
 

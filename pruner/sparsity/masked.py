@@ -77,6 +77,10 @@ class MaskedModel(nn.Module):
         self._gates = self.units.gates(mask)
         self._hiding = {} if visible is None else self.units.gates(visible)
 
+    def let_go(self) -> None:
+        """Keeps the mask, and lets go of what it was computed from: of a backward pass that is over."""
+        self._gates = {name: gate.detach() for name, gate in self._gates.items()}
+
     @torch.no_grad()
     def harden(self, hard: Tensor, soft: Tensor) -> None:
         """Fixes the 0/1 mask `hard` [n], and folds `soft` [n] into the parameters of the units that stay.

@@ -12,7 +12,6 @@ import json
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 from pruner.checks import ConfigError, convert, hint, one_of, require
@@ -76,7 +75,8 @@ def bind(
     """
     try:
         parameters = inspect.signature(factory).parameters
-        owner = factory if is_dataclass(factory) or not inspect.isclass(factory) else factory.__init__
+        of_fields = "__dataclass_fields__" in vars(factory) if inspect.isclass(factory) else True
+        owner = factory if of_fields else factory.__init__
         hints = typing.get_type_hints(owner)  # of a dataclass each field in the module that declares it
     except (TypeError, ValueError, NameError) as error:  # not of Python, or annotated with what is not imported
         raise ConfigError(f"{key}={label}: its arguments cannot be told ({error})") from error

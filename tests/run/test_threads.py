@@ -22,6 +22,7 @@ from pruner.run.job import execute
 from pruner.run.threads import settle_threads, threads_restored
 from pruner.store.folders import RunFolder
 from pruner.sweep import sweep
+from pruner.sweep.launchers import Share
 from pruner.training import checkpoint
 from pruner.training.checkpoint import Checkpoint
 from pruner.training.trainer import Trainer
@@ -139,8 +140,8 @@ def test_a_cell_has_as_many_threads_whichever_are_left(
 ) -> None:
     given: dict[int, int] = {}
 
-    def launch(hydra: Composer, master: Any, batch: list[Cell], task: Any, open_to: int) -> list[tuple[int, str]]:
-        given.update({cell.number - 1: cell.config.threads or open_to for cell in batch})
+    def launch(hydra: Composer, master: Any, batch: list[Cell], task: Any, part: Share) -> list[tuple[int, str]]:
+        given.update({cell.number - 1: cell.config.threads or part.threads for cell in batch})
         return [(0, "")] * len(batch)
 
     def finished(self: RunFolder) -> dict[str, Any] | None:
@@ -165,11 +166,11 @@ def test_a_sweep_that_was_killed_ends_in_the_bytes_of_one_that_was_not(
     words = ["-m", *images, "model=lenet5", "method=magnitude", "recipe=smoke", "device=cpu", "seed=0,1"]
     begun = itertools.count(1)
 
-    def launch(hydra: Any, master: Any, cells: list[Cell], task: Any, threads: int) -> list[tuple[int, str]]:
+    def launch(hydra: Any, master: Any, cells: list[Cell], task: Any, part: Share) -> list[tuple[int, str]]:
         for cell in cells:
             if next(begun) == 4:
                 raise Killed
-            execute(replace(cell.config, threads=threads or 2))  # torch would take all cores
+            execute(replace(cell.config, threads=part.threads or 2))  # torch would take all cores
         return [(0, "")] * len(cells)
 
     monkeypatch.setattr(sweep, "cores_here", lambda: 2)

@@ -51,7 +51,7 @@ def test_what_can_be_pruned_of_torchvisions_networks(
 
 
 def test_the_page_on_networks_has_these_numbers() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "own-model.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+|none: .*) \| ([\d,]+) \|$", page, re.MULTILINE)
     said = {arch: ("none" if filters.startswith("none") else filters, weights) for arch, filters, weights in rows}
     assert said == {

@@ -30,7 +30,7 @@ USAGE = [
     ("pruner --help | --hydra-help | --version", ""),
 ]
 
-REMARKS = """\
+NOTES_ON_CHOICES = """\
 Every choice may have keys of its own, as method.ramp: see its file, or pruner method=gmp --cfg job.
 Some methods have other values for other units than single weights, in conf/tuned/GRANULARITY/METHOD.yaml"""
 
@@ -71,7 +71,7 @@ def render(folders: Sequence[Path], torchvision: Iterable[str]) -> str:
     parts.append(_table("Other keys and their defaults", _keys("", config), width))
     recipe = (folders[0] / "recipe" / "quick.yaml").read_text(encoding="utf-8")
     parts.append(_table("Keys of every recipe, as set by recipe=quick", _keys("recipe.", recipe), width))
-    parts += ["".join(_text(line, width) for line in REMARKS.splitlines()), EXAMPLES]
+    parts += ["".join(_text(line, width) for line in NOTES_ON_CHOICES.splitlines()), EXAMPLES]
     return "\n".join([*parts, _table("Exit status", EXIT_STATUS, width, column=6)])
 
 

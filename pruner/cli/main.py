@@ -31,7 +31,7 @@ REFUSED_FLAGS = ("config_path", "experimental_rerun")  # a second conf folder, a
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv` (default: sys.argv) and gives its exit status: 0, 1 or 2 as in the manual."""
+    """Runs the command line `argv` (default: sys.argv) and gives its exit status: 0, 1 or 2 as its help says."""
     with streams.lenient("pruner"), joined():
         try:
             return _answer(sys.argv[1:] if argv is None else list(argv))

@@ -10,7 +10,7 @@ from typing import Any
 from pruner.checks import ConfigError, one_line
 from pruner.compare.apart import keep_apart, say_in_full
 from pruner.compare.gather import Gathered, chosen, gather, result_files
-from pruner.compare.notes import line_names, remarks
+from pruner.compare.notes import line_names, notes
 from pruner.compare.references import BUILT_IN, Reference, read_references
 from pruner.compare.render import as_latex, as_markdown, as_text, csv_text, legend, long, long_columns
 from pruner.compare.settings import flat
@@ -94,5 +94,5 @@ def compare(
     settings = {run_id: flat(config) for run_id, config in configs.items()}
     layout = keep_apart(gathered.rows, settings, layout or Layout())
     built = tables(gathered.rows, layout, baseline, [*read_references(BUILT_IN), *references])
-    notes = [remarks(table, settings) + left_out for table in built]
-    return Comparison(layout, baseline, built, notes, gathered, configs)
+    said = [notes(table, settings) + left_out for table in built]
+    return Comparison(layout, baseline, built, said, gathered, configs)

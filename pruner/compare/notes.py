@@ -10,7 +10,7 @@ from pruner.compare.settings import Settings, differences, of_method
 from pruner.compare.tables import VERSIONS, Entry, Key, Layout, Table, shown
 from pruner.store.row import LABELS, Row
 
-SHOWN = 8  # settings that one remark lists at most
+SHOWN = 8  # settings that one note lists at most
 
 
 def caption(table: Table) -> str:
@@ -58,7 +58,7 @@ def place(entry: Entry | Row, layout: Layout) -> str:
     return f"{row} at {col}" if col else row
 
 
-def remarks(table: Table, settings: Mapping[str, Settings] | None = None) -> list[str]:
+def notes(table: Table, settings: Mapping[str, Settings] | None = None) -> list[str]:
     """One line for each thing to know. `settings` has those of the runs whose config.yaml was found, by run_id."""
     lines = []
     layout = table.layout

@@ -122,13 +122,13 @@ def as_text(table: Table, baseline: str | None, notes: Sequence[str]) -> str:
 
 
 def as_markdown(table: Table, baseline: str | None, notes: Sequence[str]) -> str:
-    """One table as Markdown, with its caption above and its remarks below."""
+    """One table as Markdown, with its caption above and its notes below."""
     said = [markdown(note) for note in notes]
     return _join(table, baseline, said, lambda text: f"**{markdown(text)}**", markdown, _pipes, "\n\n", "\n\n")
 
 
 def as_latex(table: Table, baseline: str | None, notes: Sequence[str]) -> str:
-    """One table as LaTeX for the package booktabs; its remarks are comments."""
+    """One table as LaTeX for the package booktabs; its notes are comments."""
     title, heading = (lambda text: f"\\caption{{{latex(text)}}}"), (lambda text: f"{latex(text)} \\\\")
     body = _join(table, baseline, [], title, heading, _tabular, "\n", "\n\\par\\medskip\n")
     comments = [f"% {note}" for note in notes]

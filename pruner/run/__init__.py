@@ -1,1 +1,1 @@
-"""One run: its phases in order, its progress, what it says of itself."""
+"""One run: its phases in order, its progress, what it reports."""

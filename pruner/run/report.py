@@ -1,4 +1,4 @@
-"""What a run says of itself: its row, its files' descriptions, its lines on the console."""
+"""What a run reports: its row, its files' descriptions, its lines on the console."""
 
 from __future__ import annotations
 

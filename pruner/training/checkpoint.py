@@ -35,8 +35,8 @@ class Checkpoint:
     """One file that is there whole or not at all. Reading it executes nothing (weights_only). Of several processes the
     first alone reads and writes it.
 
-    A state of another format is refused. One of another version of pruner or torch goes on, which is said: days of
-    work are worth more than equal bits, and `versions`, which go into the row, name all that had a part in it.
+    A state of another format is refused. One of another version of pruner or torch goes on, with a warning: days of
+    work count for more than equal bits, and `versions`, which go into the row, name all that had a part in it.
     """
 
     def __init__(self, folder: Path):

@@ -1,4 +1,4 @@
-"""The command over many runs: hand-computed entries, honest remarks, and no row lost or counted twice."""
+"""The command over many runs: hand-computed entries, honest notes, and no row lost or counted twice."""
 
 import csv
 import errno
@@ -8,7 +8,7 @@ import pytest
 
 from pruner.cli.compare import main
 from pruner.compare.gather import gather
-from pruner.compare.notes import caption, remarks
+from pruner.compare.notes import caption, notes
 from pruner.compare.render import LONG_COLUMNS
 from pruner.compare.tables import tables
 from pruner.store.folders import RunFolder
@@ -118,11 +118,11 @@ def test_rows_without_a_run_id_all_count(tmp_path):
 
 def test_mixed_versions_and_hidden_settings_are_said():
     rows = [run(commit="aaa"), run(seed=1), run(run_id="other settings", commit="aaa")]
-    assert remarks(tables(rows)[0]) == [
+    assert notes(tables(rows)[0]) == [
         "note: runs of different commit: aaa, unknown",
         "note: dtp at 0.9 has several runs of one seed, with settings that are not in this table",
     ]
-    assert remarks(tables(THREE)[0]) == []
+    assert notes(tables(THREE)[0]) == []
 
 
 def test_models_of_which_most_cannot_be_pruned_are_named():
@@ -130,11 +130,11 @@ def test_models_of_which_most_cannot_be_pruned_are_named():
     rows += [run("gmp", model="lstm", params_total=1000, prunable_params_total=400)]
     rows += [FAILED | {"model": "lstm", "params_total": 1000, "prunable_params_total": 0}]
     (found,) = tables(rows)
-    assert remarks(found)[0] == "note: lstm: 99% of the parameters are in no layer that can be pruned"
+    assert notes(found)[0] == "note: lstm: 99% of the parameters are in no layer that can be pruned"
     for share in (500, 999, None):
-        assert remarks(tables([run(params_total=1000, prunable_params_total=share)])[0]) == []
+        assert notes(tables([run(params_total=1000, prunable_params_total=share)])[0]) == []
     heads = run(granularity="head", params_total=1000, prunable_params_total=9)
-    assert remarks(tables([heads])[0]) == []  # heads alone, by design
+    assert notes(tables([heads])[0]) == []  # heads alone, by design
 
 
 def test_only_failures(outputs, capsys):

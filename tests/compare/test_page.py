@@ -187,10 +187,10 @@ def test_a_run_shows_its_command_its_epochs_and_its_row(shown, composed, tmp_pat
 
 
 @pytest.mark.browser
-def test_remarks_and_failures_are_on_the_page(shown):
+def test_notes_and_failures_are_on_the_page(shown):
     failed = run("gmp", 0.9, 1) | {"status": "failed", "accuracy": None, "error": "loss is nan"}
     browser = shown(run(commit="a"), run("gmp", commit="b"), failed)
-    said = [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#remarks li")]
+    said = [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#notes li")]
     assert said == ["note: runs of different commit: a, b", "failed: gmp at 0.9, seed 1: loss is nan"]
     assert browser.find_element(By.ID, "summary").text == "3 of 3 runs in 2 of 2 entries, 1 failed"
     assert "gmp, seed 1: failed: loss is nan" in browser.find_element(By.ID, "runs").text

@@ -10,7 +10,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pruner.cli.compare import main
-from pruner.compare.notes import remarks
+from pruner.compare.notes import notes
 from pruner.compare.settings import as_word, command, differences, flat
 from pruner.compare.tables import tables
 from pruner.compose.choices import conf_folder
@@ -166,8 +166,8 @@ def test_different_recipes_in_one_table_are_said(composed):
     settings = {row["run_id"]: flat(composed(*given).to_dict()) for row, given in zip(rows, words, strict=True)}
     (table,) = tables(rows)
     said = "note: runs of different settings: recipe.prune_lr 0.01, 0.05; gmp: method.ramp 0.3, 0.5"
-    assert remarks(table, settings) == [said]
-    assert remarks(table, {}) == []
+    assert notes(table, settings) == [said]
+    assert notes(table, {}) == []
 
 
 def test_a_search_is_laid_out_by_the_options_in_which_its_runs_differ(composed, outputs, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from pruner.checks import ConfigError
-from pruner.compare.notes import caption, line_names, remarks
+from pruner.compare.notes import caption, line_names, notes
 from pruner.compare.spread import Difference, paired, spread
 from pruner.compare.tables import Layout, tables
 from tests.compare.made_rows import run
@@ -176,7 +176,7 @@ def test_less_is_better_of_costs(value):
 def test_a_value_that_no_run_has():
     (found,) = tables([run()], Layout(value="latency_ms"), baseline="dtp")
     assert found.entries[("dtp",), (0.9,)].spread is None
-    assert remarks(found) == []
+    assert notes(found) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-// The page itself: filters, curves, the table of entries, remarks and runs. Text from files is only ever set as text.
+// The page itself: filters, curves, the table of entries, notes and runs. Text from files is only ever set as text.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = {}; // key: the set of values that are pressed; none pressed means all
@@ -180,10 +180,10 @@ function still() {
   const same = data.keys.filter((key) => !varying.includes(key) && everything.length && word(everything[0][key]) !== "-");
   document.getElementById("same").textContent = same.length ? "The same in all: " + same.map((key) => `${key.replaceAll("_", " ")} ${everything[0][key]}`).join(", ") + "." : "";
   document.getElementById("legend").append(...data.legend.map((line) => make("p", {}, line)));
-  const remarks = document.getElementById("remarks");
-  remarks.hidden = !data.notes.length;
+  const notes = document.getElementById("notes");
+  notes.hidden = !data.notes.length;
   for (const { caption, lines } of data.notes) {
-    remarks.append(make("h3", {}, caption), make("ul", {}, ...lines.map((line) => make("li", { class: line.startsWith("failed") ? "error" : "" }, line))));
+    notes.append(make("h3", {}, caption), make("ul", {}, ...lines.map((line) => make("li", { class: line.startsWith("failed") ? "error" : "" }, line))));
   }
 }
 

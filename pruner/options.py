@@ -59,7 +59,8 @@ def resolve(key: str, name: str, builtin: Mapping[str, str]) -> Any:
             f"{key}={name}: no module named {error.name}; put it beside the YAML file, in the --config-dir folder"
         ) from error
     except AttributeError as error:
-        raise ConfigError(f"{key}={name}: {module} has no {attribute}") from error
+        there = vars(importlib.import_module(module))
+        raise ConfigError(f"{key}={name}: {module} has no {attribute}{hint(attribute, there)}") from error
     require(callable(found), key, name, "expected a class or a function")
     return found
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
 import pruner.methods
 from pruner.checks import ConfigError, one_of, require
@@ -91,10 +90,10 @@ class Pruning(nn.Module):
         one_of("budget", budget, BUDGETS)
         require(steps >= 0, "steps", steps, "0 or more")
         if granularity == "nm":
-            sparsity = 1 - Pattern(*nm).n / Pattern(*nm).m if sparsity is None else sparsity
-        if sparsity is None:
-            raise ConfigError("sparsity: missing; give the share of the cost that goes")
-        require(0 <= sparsity < 1, "sparsity", sparsity, "at least 0 and below 1")
+            given, sparsity = sparsity, 1 - Pattern(*nm).n / nm[1]
+            require(given in (None, sparsity), "sparsity", given, "granularity=nm sets it; leave it out, or change nm")
+        if sparsity is None or not 0 <= sparsity < 1:
+            raise ConfigError(f"sparsity={sparsity}: give the share of the cost that goes, at least 0 and below 1")
         chosen = pruner.methods.choice(method, options or {}, granularity)
         pruner.methods.check_combination(chosen, granularity, scope)
         self.shape = tuple(example.shape[1:])
@@ -114,11 +113,9 @@ class Pruning(nn.Module):
         self.steps, self.steps_done, self.stage = steps, 0, SOFT
         self.hard: Tensor | None = None  # the 0/1 mask [n], once there is one
         self._measures: dict[str, dict[str, float]] = {}
-        self._begun = self._under_way = False  # under way: a step has had a forward pass
-        self._followed: list[RemovableHandle] = []
+        self._begun = self._under_way = self._followed = False  # under way: a step has had a forward pass
         parts_of_state = chosen.label, granularity, scope, budget, sparsity, steps, units.n, self.method.options
         self._about = " ".join(map(str, parts_of_state))  # which a state has to agree with
-        # What a state has to agree with.
 
     @property
     def model(self) -> nn.Module:
@@ -180,15 +177,22 @@ class Pruning(nn.Module):
 
     def follow(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
         """From now on every `optimizer.step()` is a `step`: for trainers that call the optimizer for themselves."""
-        self._followed = [
-            optimizer.register_step_pre_hook(lambda *_: self._clear_momentum(optimizer)),
-            optimizer.register_step_post_hook(lambda *_: self._after(scaler)),
-        ]
+        self._check(optimizer)
+        optimizer.register_step_pre_hook(lambda *_: self._clear_momentum(optimizer))
+        optimizer.register_step_post_hook(lambda *_: self._after(scaler))
+        self._followed = True
 
     def _before(self, optimizer: torch.optim.Optimizer) -> None:
         if self.stage == SOFT and not self._under_way:
             raise RuntimeError("step() without a forward pass: call pruning(x) in training mode, backward(), step()")
+        if self.steps_done == 0:
+            self._check(optimizer)
         self._clear_momentum(optimizer)
+
+    def _check(self, optimizer: torch.optim.Optimizer) -> None:
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if trained.isdisjoint(map(id, self.model.parameters())):
+            raise RuntimeError("the optimizer has no parameter of the model: make it of pruning.model.parameters()")
 
     def _clear_momentum(self, optimizer: torch.optim.Optimizer) -> None:
         if self.stage == SOFT and self.method.resets_momentum(self.steps_done):
@@ -218,8 +222,8 @@ class Pruning(nn.Module):
         """
         self._expect_soft("harden()")
         if self.steps_done < self.steps and not early:
-            made = f"{self.steps_done} of {self.steps} steps are made"
-            raise RuntimeError(f"harden() comes after the last step, and {made}; say harden(early=True) to stop here")
+            made = f"{self.steps_done} of {self.steps} steps are made (by pruning.step(), or after pruning.follow())"
+            raise RuntimeError(f"harden() comes after the last step, and {made}; to stop here, harden(early=True)")
         self.begin()
         self.hard = self.allocation.hard(self.method.scores())
         self._measures = self.method.measures()
@@ -232,18 +236,16 @@ class Pruning(nn.Module):
         if self.stage == SOFT:
             raise RuntimeError("finish() before harden(): masks are soft yet; call harden() first")
         if self.stage == HARD:
-            assert self.hard is not None
             self.network.bake()
-            if leaks := revived(self.model, self.units, self.hard):
+            if leaks := revived(self.model, self.units, self._hard("finish()")):
                 raise RuntimeError(f"pruned weights came back to life in {', '.join(leaks)}")
             self.stage = FINISHED
         return self.model
 
     def shrink(self) -> nn.Module:
         """A copy of the finished model without dead channels and heads; finer zeros stay in it."""
-        model = self.finish()
-        assert self.hard is not None
-        return without(model, self.units.left(self.hard))
+        left = self.units.left(self._hard("shrink()"))
+        return without(self.finish(), left)
 
     def report(self) -> dict[str, Any]:
         """What is left, by columns of result.csv: `achieved_sparsity`, parameters and multiply-adds, `size_bytes`."""

@@ -280,9 +280,9 @@ def test_a_wrong_order_of_calls_says_the_right_one() -> None:
     optimizer = sgd(pruning.model)
     calls: list[tuple[Callable[[], Any], str]] = [
         (partial(pruning.step, optimizer), r"step\(\) without a forward pass: call pruning\(x\)"),
-        (pruning.harden, r"harden\(\) comes after the last step, and 0 of 2 steps are made; say harden\(early=True\)"),
+        (pruning.harden, r"harden\(\) comes after the last step, and 0 of 2 steps are made \(by pruning"),
         (pruning.finish, r"finish\(\) before harden\(\)"),
-        (pruning.shrink, r"finish\(\) before harden\(\)"),
+        (pruning.shrink, r"shrink\(\) before harden\(\)"),
         (pruning.report, r"report\(\) before harden\(\)"),
         (pruning.layers, r"layers\(\) before harden\(\)"),
     ]
@@ -302,6 +302,16 @@ def test_a_wrong_order_of_calls_says_the_right_one() -> None:
     assert pruning.finish() is pruning.model and pruning.finish() is pruning.model
 
 
+def test_an_optimizer_of_another_network_is_refused() -> None:
+    pruning, other = pruned(network()), sgd(network())
+    F.cross_entropy(pruning(batches()[0][0]), batches()[0][1]).backward()
+    for call in (pruning.step, pruning.follow):
+        with pytest.raises(
+            RuntimeError, match=r"^the optimizer has no parameter of the model: make it of pruning.model"
+        ):
+            call(other)
+
+
 def test_to_stop_early_is_said() -> None:
     pruning = pruned(network(), "gmp", steps=100)
     train(pruning, sgd(pruning.model), batches(3))
@@ -314,8 +324,9 @@ def test_to_stop_early_is_said() -> None:
     [
         ({"method": "magnitud"}, r"method=magnitud: choose one of .* \(did you mean magnitude\?\)"),
         ({"method": "one_shot"}, r"method=one_shot: choose one of "),
-        ({"sparsity": None}, r"sparsity: missing"),
-        ({"sparsity": 1.0}, r"sparsity=1.0: at least 0 and below 1"),
+        ({"sparsity": None}, r"sparsity=None: give the share of the cost that goes"),
+        ({"sparsity": 1.0}, r"sparsity=1.0: give .* at least 0 and below 1"),
+        ({"sparsity": 0.75, "granularity": "nm"}, r"sparsity=0.75: granularity=nm sets it; leave it out, or change nm"),
         ({"steps": -1}, r"steps=-1: 0 or more"),
         ({"granularity": "filters"}, r"granularity=filters: choose one of "),
         ({"granularity": "filter", "scope": "row"}, r"scope=row: not with granularity=filter: "),

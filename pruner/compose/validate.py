@@ -178,7 +178,9 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> ConfigErr
         return ConfigError(f"model={choice}: {allowed}; torchvision's is model=torchvision model.arch={choice}")
     if group == "model":
         allowed += ", or a classification model of torchvision (see pruner --help)"
-    return ConfigError(f"{group}={choice}: {allowed}{hint(choice, names)}")
+    near = hint(choice, names)
+    own = "" if near or group not in OPEN_GROUPS else "; one of your own is found with --config-dir DIR"
+    return ConfigError(f"{group}={choice}: {allowed}{near or own}")
 
 
 def not_understood(word: str) -> ConfigError:

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,15 @@ import pytest
 from pruner.runtime.signals import Signals
 from pruner.sweep.workers import Cells, Labelled
 from tests.sweeping import QUICK, command, environment, started
+
+# Ctrl-C is not ignored, as it is by what a shell starts in the background; then becomes the command.
+AS_IN_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 def test_every_line_says_once_whose_it_is() -> None:
@@ -44,14 +54,13 @@ def test_workers_end_with_their_sweep(number: signal.Signals, to_all: bool, tmp_
     """They save what they have, whoever got the signal; `communicate` returns when the last one is gone."""
     words = ["-m", *QUICK, "threads=1", "method=magnitude", "seed=0,1,2", "recipe.dense_epochs=100000"]
     sweep = subprocess.Popen(
-        command(*words, "hydra.launcher.n_jobs=2", f"output_dir={tmp_path}"),
+        [sys.executable, "-c", AS_IN_A_TERMINAL, *command(*words, "hydra.launcher.n_jobs=2", f"output_dir={tmp_path}")],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
     )
     while sum("dense 2/" in log.read_text(encoding="utf-8") for log in started(tmp_path)) < 2:
         assert sweep.poll() is None, sweep.communicate()

@@ -55,8 +55,10 @@ SIZES = {
 # Those of many cells, of which one runs; of the others all are composed, a tenth of a second each. The rest is long.
 MANY = {"dpp_mnist_lenet", "dtp_cifar10_resnet56", "dtp_imagenet", "smart_block_imagenet"}
 MANY |= {name for name in SIZES if name.startswith("tune_")}
-COMPOSED = [pytest.param(name, marks=pytest.mark.long if name in MANY else []) for name in EXPERIMENTS]
-RUN = [pytest.param(name, marks=[] if name in MANY else pytest.mark.long) for name in EXPERIMENTS]
+TWICE = {"smart_block_imagenet", "dtp_imagenet"}  # as dtp_cifar10_resnet56, on larger networks
+LARGE = {"dsa_cifar10", "dtp_cifar100_vgg19", "smart_nm_vit", "dpp_cifar10_resnet18"}  # seconds each
+COMPOSED = [pytest.param(name, marks=pytest.mark.long if name in MANY | LARGE else []) for name in EXPERIMENTS]
+RUN = [pytest.param(name, marks=[] if name in (MANY | LARGE) - TWICE else pytest.mark.long) for name in EXPERIMENTS]
 
 # One cell of each, the paper's own method, and images of the right shape; of large networks narrower or shallower ones.
 MNIST, CIFAR = "dataset.image_size=28 dataset.channels=1", "dataset.image_size=32"

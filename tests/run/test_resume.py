@@ -124,7 +124,14 @@ def test_killed_within_an_epoch(
     same(config, uninterrupted(config))
 
 
-@pytest.mark.parametrize("method", [method.label for method in builtin_methods()])
+# What a method's state holds is held for all of them by tests/test_pruning.py; others are one mask at once.
+FEW = ("acdc", "dpp", "dsa", "dtp", "gmp", "magnitude")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m.label, marks=[] if m.label in FEW else pytest.mark.long) for m in builtin_methods()],
+)
 def test_every_method_goes_on_within_an_epoch(
     method: str,
     tiny_config: Callable[..., Config],

@@ -251,6 +251,7 @@ with store.lock():
 """
 
 
+@pytest.mark.long  # test_job has two runs that share a dense network
 def test_of_processes_at_the_same_time_one_trains_and_the_others_load(tmp_path):
     processes = [python(TRAIN, tmp_path / "dense" / "net") for _ in range(2)]
     said = sorted(process.communicate(timeout=300)[0].strip() for process in processes)

@@ -228,6 +228,7 @@ def test_a_launcher_gives_the_rows_of_a_serial_sweep(
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the order that makes it so: test_where_cells_run_at_once_dense_networks_are_trained_first
 def test_cells_at_once_train_their_dense_network_once(tmp_path: Path) -> None:
     words = ["method=gmp,magnitude", "sparsity=0.3,0.5,0.7", "hydra.launcher.n_jobs=2"]
     done = pruner("-m", *QUICK, *words, cwd=tmp_path)

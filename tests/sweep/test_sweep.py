@@ -280,6 +280,7 @@ def test_a_run_that_another_process_holds_is_left_for_later(tiny_config: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long  # its parts: test_workers_end_with_their_sweep, and a killed sweep in test_threads
 def test_a_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
     words = command(*TWELVE, f"output_dir={tmp_path}")
     with subprocess.Popen(

@@ -40,6 +40,7 @@ engines: $(VENV)/for-engines
 	$(BIN)/python -m pytest -m engines
 
 frameworks: $(VENV)/for-frameworks
+	$(BIN)/python -c "import lightning, transformers" # without which the page's blocks would be left out
 	$(BIN)/python -m pytest tests/docs/test_blocks.py -k own-loop
 
 browser: $(VENV)/for-test

@@ -85,7 +85,7 @@ def main(moments: int) -> None:
         words = [*write_digits(folder / "images", 900), *TRAINING, *EPOCHS]
         seconds = to_the_end([*words, *CELLS], folder / "alone")
         expected = runs(folder / "alone")
-        threads = sorted({run.finished()["threads"] for run in expected.values()})  # type: ignore[index]
+        threads = sorted({run.finished()["threads"] for run in expected.values()})  # type: ignore[index]  # they are finished
         with_them = f"threads={','.join(map(str, threads))}"
         print(f"undisturbed: {len(expected)} cells, {with_them}, in {seconds:.0f} s", flush=True)
         to_the_end([*words, "-m", "seed=3", f"threads={max(threads) + 1}"], folder / "threads")

@@ -18,7 +18,7 @@ from pruner.methods.limits import Limits, check_scope
 from pruner.options import bind, resolve
 
 if TYPE_CHECKING:
-    from pruner.methods.base import Method, Setup
+    from pruner.methods.base import Method
 
 BUILTIN = {
     "acdc": "pruner.methods.acdc:ACDC",
@@ -85,11 +85,3 @@ def _limits(choice: Choice) -> list[Limits]:
     name = score.get("name") if isinstance(score, Mapping) else score
     own = options.BUILTIN.get(choice.name)
     return [*([own.limits] if own else []), *([scores.LIMITS[name]] if name in scores.LIMITS else [])]
-
-
-def create(choice: Choice, setup: Setup) -> Method:
-    """The method that `choice` names, with its options checked.
-
-    Raises ConfigError for a name that is not there and for options that the method does not take.
-    """
-    return find(choice)(setup, read_options(choice))

@@ -117,7 +117,7 @@ def test_a_number_in_the_code_is_said_as_well(caplog: pytest.LogCaptureFixture) 
 
 def test_of_several_sizes_only_the_number_keeps_channels() -> None:
     """The first two are told the channels that there are, the last a number: it alone keeps what it meets."""
-    features = lambda n, x: n.b(n.a(x).flatten(2).unflatten(2, (8, 8))).view(-1, 6, 64)  # noqa: E731
+    features = lambda n, x: n.b(n.a(x).flatten(2).unflatten(2, (8, 8))).view(-1, 6, 64)  # noqa: E731 (a line of the network)
     assert filters_of(Net(features, 6, a=normed(3, 8), b=conv(8, 6))).n == 8
 
 
